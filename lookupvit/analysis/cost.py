@@ -1,0 +1,138 @@
+"""What a model costs: multiply-adds, in closed form and as measured, and parameters.
+
+Letters: N lookup tokens, M compressed tokens, D embed_dim, H heads, L depth, C classes. GMAC: 1e9 multiply-adds (two
+floating-point operations each). Counted as in the papers: matrix products and convolutions; norms, activations, softmax
+and additions are not.
+"""
+
+from copy import deepcopy
+from math import prod
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lookupvit.model.attention import choose_paths
+from lookupvit.model.backbone import LookupViT, to_2tuple
+from lookupvit.model.grid import check_compressed_size, grid_of
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def count_macs(
+    model: nn.Module,
+    img_size: int | tuple[int, int] | None = None,
+    compressed_size: int | tuple[int, ...] | None = None,
+    head: str | None = None,
+) -> int:
+    """Multiply-adds of one image, measured by torch's FLOP counter on a copy without data.
+
+    Args:
+        model: `LookupViT` or `ViT`; the path that it would take is the one that is counted.
+        img_size: pixels, int or (height, width); the model's own by default.
+        compressed_size: compressed grid; the model's own by default.
+        head: "compressed" to count that head alone.
+
+    Returns:
+        multiply-adds.
+    """
+    twin = deepcopy(model).to("meta").eval()
+    size = to_2tuple(model.img_size if img_size is None else img_size)
+    kwargs = {key: value for key, value in (("compressed_size", compressed_size), ("head", head)) if value is not None}
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        twin(torch.empty(1, 3, *size, device="meta"), **kwargs)
+    return counter.get_total_flops() // 2
+
+
+def vit_block_macs(n: int, dim: int, mlp_ratio: float = 4.0) -> int:
+    """Multiply-adds of one ViT block on N = `n` tokens of width D = `dim`: `2 N^2 D + (4 + 2 p) N D^2`."""
+    return round(2 * n * n * dim + (4 + 2 * mlp_ratio) * n * dim * dim)
+
+
+def lookupvit_block_macs(
+    n: int,
+    m: int,
+    dim: int,
+    num_heads: int,
+    path: str = "plain",
+    mlp_ratio: float = 4.0,
+    lookup_mlp_ratio: float = 0.5,
+    cross_norm: str = "input",
+) -> dict[str, int]:
+    """Multiply-adds of one LookupViT block, by term.
+
+    As the paper writes it (`path="plain"`) the terms add up to `(3 N M + 2 M^2) D + (4 N + 15 M) D^2`.
+
+    Args:
+        n: lookup tokens N.
+        m: compressed tokens M.
+        dim: D.
+        num_heads: H.
+        path: "plain", "absorbed" or "auto".
+        mlp_ratio: p.
+        lookup_mlp_ratio: 1 / q.
+        cross_norm: see `CrossAttention`.
+
+    Returns:
+        multiply-adds of "gather", "refine", "infuse" and "lookup_mlp".
+    """
+    paths = choose_paths(n, m, dim, num_heads, path, cross_norm)
+
+    def product(absorbed: bool) -> int:
+        return m * dim * dim + num_heads * m * n * dim if absorbed else n * dim * dim + m * n * dim
+
+    return {
+        "gather": 2 * m * dim * dim + product(paths.scores) + product(paths.values),
+        "refine": round(2 * m * m * dim + (4 + 2 * mlp_ratio) * m * dim * dim),
+        "infuse": m * dim * dim + product(paths.infusion),
+        "lookup_mlp": round(2 * lookup_mlp_ratio * n * dim * dim),
+    }
+
+
+def model_macs(
+    model: LookupViT,
+    img_size: int | tuple[int, int] | None = None,
+    compressed_size: int | tuple[int, ...] | None = None,
+    path: str | None = None,
+) -> dict[str, int]:
+    """Multiply-adds of a `LookupViT` in closed form, by term, over all blocks.
+
+    Args:
+        model: the model.
+        img_size: pixels; the model's own by default.
+        compressed_size: compressed grid; the model's own by default.
+        path: the path to count; the model's own by default.
+
+    Returns:
+        multiply-adds of "embedding" (with the resize to compressed tokens), the four block terms, and "heads".
+    """
+    size = to_2tuple(model.img_size if img_size is None else img_size)
+    grid = grid_of(size, model.patch_size)
+    compressed = check_compressed_size(model.compressed_size if compressed_size is None else compressed_size, grid)
+    block = model.blocks[0]
+    cross, dim = block.cross, model.embed_dim
+    terms = {"embedding": prod(grid) * prod(model.patch_size) * model.embed.in_chans * dim}
+    shape = list(grid)
+    for axis, (old, new) in enumerate(zip(grid, compressed, strict=True)):
+        if old != new:
+            shape[axis] = new
+            terms["embedding"] += prod(shape) * old * dim
+    per_block = lookupvit_block_macs(
+        prod(grid),
+        prod(compressed),
+        dim,
+        cross.num_heads,
+        path or cross.path,
+        block.mlp[0].out_features / dim,
+        model.blocks[0].lookup_mlp[0].out_features / dim if block.update_lookup else 0.0,
+        cross.cross_norm,
+    )
+    infusing = sum(b.infuse for b in model.blocks)
+    updating = sum(b.update_lookup for b in model.blocks)
+    blocks = {"gather": model.depth, "refine": model.depth, "infuse": infusing, "lookup_mlp": updating}
+    terms |= {name: count * per_block[name] for name, count in blocks.items()}
+    terms["heads"] = len(model.heads) * dim * model.num_classes
+    return terms

@@ -1,0 +1,1 @@
+"""Pure-torch models: nothing of Lightning, nothing of data."""

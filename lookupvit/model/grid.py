@@ -1,0 +1,112 @@
+"""Fixed, separable, linear resize between token grids of one, two or three axes.
+
+Compressed tokens are a resize of the lookup grid and nothing more, so this file is what lets one set of weights serve
+every compressed size. A small matrix an axis rather than `F.interpolate`: its backward is deterministic on CUDA, it
+exports, and the same code serves images and clips.
+
+Letters: B batch, D channels, `from_size` and `to_size` token grids such as (h, w) or (t, h, w).
+"""
+
+from functools import lru_cache
+from math import floor, prod
+
+import torch
+from torch import Tensor
+
+
+def _axis_weights(from_size: int, to_size: int, antialias: bool) -> list[list[float]]:
+    """Rows of linear-interpolation weights, half-pixel centres, in exact Python floats."""
+    scale = from_size / to_size
+    support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
+    rows = []
+    for i in range(to_size):
+        centre = (i + 0.5) * scale - 0.5
+        if not antialias:  # outside the grid the edge value is held, as torch and jax do
+            centre = min(max(centre, 0.0), from_size - 1.0)
+        row = [max(0.0, 1.0 - abs(j - centre) / support) for j in range(from_size)]
+        total = sum(row)
+        rows.append([weight / total for weight in row])
+    return rows
+
+
+@lru_cache(maxsize=256)
+def _cached_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A matrix made under inference_mode could never take part in a later backward pass.
+    with torch.inference_mode(False):
+        return torch.tensor(_axis_weights(from_size, to_size, antialias), dtype=torch.float64).to(device, dtype)
+
+
+@torch.compiler.assume_constant_result
+def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix of a linear resize along one axis.
+
+    Args:
+        from_size: cells before.
+        to_size: cells after.
+        antialias: widen the triangle filter when shrinking, as `jax.image.resize` does by default.
+        dtype: element type of the result.
+        device: where the result lives.
+
+    Returns:
+        `(to_size, from_size)`, rows sum to one. Cached: do not write to it.
+    """
+    matrix = _cached_matrix(from_size, to_size, antialias, dtype, device)
+    if type(matrix) is not Tensor:  # a tracer's stand-in must not stay in the cache for later, real calls
+        _cached_matrix.cache_clear()
+    return matrix
+
+
+def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool = True) -> Tensor:
+    """Resizes tokens from one grid to another, (bi-, tri-)linearly.
+
+    Args:
+        x: `(B, prod(from_size), D)`.
+        from_size: grid of `x`, one entry an axis.
+        to_size: grid wanted, as many axes.
+        antialias: see `resize_matrix`.
+
+    Returns:
+        `(B, prod(to_size), D)`; `x` itself where the sizes are equal.
+
+    Raises:
+        ValueError: if the grids differ in their number of axes, or `x` is not of `from_size`.
+    """
+    if len(from_size) != len(to_size):
+        raise ValueError(f"cannot resize a {len(from_size)}-axis grid {from_size} to {to_size}: give as many axes")
+    B, N, D = x.shape
+    if prod(from_size) != N:
+        raise ValueError(f"{N} tokens are not a grid of {from_size}: expected {prod(from_size)}")
+    before = 1  # cells of the axes that are already resized
+    for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
+        if old != new:
+            rest = prod(from_size[axis + 1 :]) * D
+            matrix = resize_matrix(old, new, antialias, x.dtype, x.device)
+            # (B, before * old * rest) -> (B * before, old, rest) -> (B * before, new, rest)
+            x = torch.matmul(matrix, x.reshape(B * before, old, rest))
+        before *= new
+    return x.reshape(B, prod(to_size), D)
+
+
+def check_compressed_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns `size` as a tuple of ints, or raises a one-line ValueError if it does not fit into the lookup `grid`."""
+    if isinstance(size, int):
+        size = (size,) * len(grid)
+    size = tuple(int(s) for s in size)
+    if len(size) != len(grid):
+        raise ValueError(f"compressed_size {size} has {len(size)} axes, the lookup grid {grid} has {len(grid)}")
+    if any(s < 1 or s > g for s, g in zip(size, grid, strict=True)):
+        raise ValueError(
+            f"compressed_size {size} does not fit the lookup grid {grid}: each axis must lie between 1 and the grid's; "
+            "choose a smaller compressed_size or a larger image"
+        )
+    return size
+
+
+def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") -> tuple[int, ...]:
+    """Lookup grid of an input of `size`, or a one-line ValueError if `patch` does not divide it."""
+    if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
+        nearest = tuple(max(p, floor(s / p + 0.5) * p) for s, p in zip(size, patch, strict=True))
+        raise ValueError(
+            f"{what} size {tuple(size)} is not a multiple of the patch size {tuple(patch)}: resize to {nearest}"
+        )
+    return tuple(s // p for s, p in zip(size, patch, strict=True))

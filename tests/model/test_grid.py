@@ -1,0 +1,60 @@
+"""The token resize against torch's interpolation and against numbers worked out by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lookupvit.model.grid import check_compressed_size, grid_of, resize_matrix, resize_tokens
+
+
+def as_tokens(x):
+    return x.flatten(2).transpose(1, 2)  # (B, D, *grid) -> (B, N, D)
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("sizes", [((14, 14), (5, 5)), ((14, 9), (3, 4)), ((6, 8), (6, 3)), ((3, 5), (7, 9))], ids=str)
+def test_equals_interpolate_2d(sizes, antialias):
+    old, new = sizes
+    x = torch.randn(2, 4, *old, dtype=torch.float64)
+    expected = F.interpolate(x, new, mode="bilinear", align_corners=False, antialias=antialias)
+    torch.testing.assert_close(resize_tokens(as_tokens(x), old, new, antialias), as_tokens(expected))
+
+
+def test_equals_interpolate_3d():
+    x = torch.randn(2, 4, 8, 6, 9, dtype=torch.float64)
+    expected = F.interpolate(x, (3, 4, 12), mode="trilinear", align_corners=False)
+    torch.testing.assert_close(resize_tokens(as_tokens(x), (8, 6, 9), (3, 4, 12), antialias=False), as_tokens(expected))
+
+
+def test_by_hand():
+    # 4 cells to 2: centres at 0.5 and 2.5, triangle of half-width 2: weights 0.75, 0.75, 0.25, 0 over 1.75
+    matrix = resize_matrix(4, 2, True, torch.float64, torch.device("cpu"))
+    expected = torch.tensor([[3, 3, 1, 0], [0, 1, 3, 3]], dtype=torch.float64) / 7
+    torch.testing.assert_close(matrix, expected)
+
+
+def test_equal_sizes_are_the_identity_and_constants_stay():
+    x = torch.randn(2, 12, 3)
+    assert torch.equal(resize_tokens(x, (3, 4), (3, 4)), x)
+    constant = torch.ones(1, 12, 1)
+    torch.testing.assert_close(resize_tokens(constant, (3, 4), (2, 7)), torch.ones(1, 14, 1))
+
+
+def test_cache_survives_tracing():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    device = torch.device("cpu")
+    with FakeTensorMode():
+        resize_matrix(11, 3, True, torch.float32, device)
+    assert type(resize_matrix(11, 3, True, torch.float32, device)) is torch.Tensor
+
+
+def test_errors_are_one_line():
+    with pytest.raises(ValueError, match="give as many axes"):
+        resize_tokens(torch.zeros(1, 4, 1), (2, 2), (1, 1, 1))
+    with pytest.raises(ValueError, match="expected 9"):
+        resize_tokens(torch.zeros(1, 4, 1), (3, 3), (2, 2))
+    with pytest.raises(ValueError, match="does not fit the lookup grid"):
+        check_compressed_size((0, 2), (4, 4))
+    with pytest.raises(ValueError, match=r"resize to \(224, 16\)"):
+        grid_of((225, 3), (16, 16))
