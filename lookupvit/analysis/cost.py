@@ -71,7 +71,7 @@ def lookupvit_block_macs(
         m: compressed tokens M.
         dim: D.
         num_heads: H.
-        path: "plain", "absorbed" or "auto".
+        path: "plain", "absorbed", "tiled" or "auto".
         mlp_ratio: p.
         lookup_mlp_ratio: 1 / q.
         cross_norm: see `CrossAttention`.
@@ -87,7 +87,7 @@ def lookupvit_block_macs(
     return {
         "gather": 2 * m * dim * dim + product(paths.scores) + product(paths.values),
         "refine": round(2 * m * m * dim + (4 + 2 * mlp_ratio) * m * dim * dim),
-        "infuse": m * dim * dim + product(paths.infusion),
+        "infuse": m * dim * dim + product(paths.infusion) + (n * m * dim if paths.tiled else 0),  # tiled: scores again
         "lookup_mlp": round(2 * lookup_mlp_ratio * n * dim * dim),
     }
 
@@ -126,8 +126,8 @@ def model_macs(
         dim,
         cross.num_heads,
         path or cross.path,
-        block.mlp[0].out_features / dim,
-        model.blocks[0].lookup_mlp[0].out_features / dim if block.update_lookup else 0.0,
+        block.mlp.fc1.out_features / dim,
+        block.lookup_mlp.fc1.out_features / dim if block.update_lookup else 0.0,
         cross.cross_norm,
     )
     infusing = sum(b.infuse for b in model.blocks)

@@ -24,41 +24,69 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
+from lookupvit.model.tiled import TiledGather, TiledInfusion
+
 REUSES = ("transpose", "renormalize")
 CROSS_NORMS = ("input", "projection")
-PATHS = ("auto", "plain", "absorbed")
+PATHS = ("auto", "plain", "absorbed", "tiled")
+# Entries of A a sample (H M N) above which a training step computes A again rather than storing it: 16 MB in fp32.
+# Below, storing it is faster and there is little to save.
+TILED_FROM = 4_000_000
 
 
 class Paths(NamedTuple):
-    """Which of the three products of the cross-attention run absorbed."""
+    """Which of the three products of the cross-attention run absorbed, and whether A is stored at all."""
 
     scores: bool
     values: bool
     infusion: bool
+    tiled: bool = False
 
 
-def choose_paths(n: int, m: int, dim: int, num_heads: int, path: str = "auto", cross_norm: str = "input") -> Paths:
-    """Picks the path of each product from its multiply-adds.
+class TiledAttention(NamedTuple):
+    """What stands for A where it is not stored: queries `(B, H, M, d)`, keys `(B, H, N, d)`, log-sum-exps."""
+
+    q: Tensor
+    k: Tensor
+    lse: Tensor
+
+
+def choose_paths(
+    n: int,
+    m: int,
+    dim: int,
+    num_heads: int,
+    path: str = "auto",
+    cross_norm: str = "input",
+    reuse: str = "transpose",
+    training: bool = False,
+) -> Paths:
+    """Picks the path of each product from its multiply-adds, and whether A is stored from its size.
 
     Args:
         n: lookup tokens N.
         m: compressed tokens M.
         dim: D.
         num_heads: H.
-        path: "plain", "absorbed", or "auto" for the cheaper one.
+        path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the cheapest.
         cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
+        reuse: with "renormalize" A is needed as a whole and is never tiled by itself.
+        training: a backward pass will follow.
 
     Returns:
-        the choice for scores, values and infusion.
+        the choice.
     """
-    if path == "auto":
-        plain = n * dim * dim + m * n * dim
-        absorbed = m * dim * dim + num_heads * m * n * dim
-        # A GEMM of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
-        use = absorbed < 0.9 * plain
-    else:
-        use = path == "absorbed"
-    return Paths(use and cross_norm == "input", use, use)
+    if path != "auto":
+        return Paths(
+            path == "absorbed" and cross_norm == "input", path == "absorbed", path == "absorbed", path == "tiled"
+        )
+    plain = n * dim * dim + m * n * dim
+    absorbed = m * dim * dim + num_heads * m * n * dim
+    # A GEMM of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
+    use = absorbed < 0.9 * plain
+    tiled = training and not use and reuse == "transpose" and num_heads * m * n > TILED_FROM
+    return Paths(use and cross_norm == "input", use, use, tiled)
 
 
 class SelfAttention(nn.Module):
@@ -110,7 +138,10 @@ class CrossAttention(nn.Module):
         reuse: "transpose" or "renormalize".
         cross_norm: "input" or "projection".
         infuse: whether the way back exists; without it the block is the unidirectional ablation.
-        path: "auto", "plain" or "absorbed"; may be changed at any time, the function stays the same.
+        path: "auto", "plain", "absorbed" or "tiled"; may be changed at any time, the function stays the same.
+
+    Raises:
+        ValueError: for path "tiled" with reuse "renormalize", which needs A as a whole.
     """
 
     def __init__(
@@ -125,6 +156,10 @@ class CrossAttention(nn.Module):
         path: str = "auto",
     ):
         super().__init__()
+        if path == "tiled" and reuse == "renormalize":
+            raise ValueError(
+                "path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'"
+            )
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.reuse, self.cross_norm, self.path = reuse, cross_norm, path
         before = cross_norm == "input"
@@ -142,89 +177,107 @@ class CrossAttention(nn.Module):
         self.proj_drop = nn.Dropout(proj_drop)
 
     def choose_paths(self, n: int, m: int) -> Paths:
-        """The path of each product for N = `n` and M = `m`."""
-        return choose_paths(n, m, self.dim, self.num_heads, self.path, self.cross_norm)
+        """The path of each product for N = `n` and M = `m`, with gradients enabled or not as they are now."""
+        training = torch.is_grad_enabled()
+        return choose_paths(n, m, self.dim, self.num_heads, self.path, self.cross_norm, self.reuse, training)
 
     def _heads(self, x: Tensor) -> Tensor:
-        B, T, _ = x.shape
-        return x.view(B, T, self.num_heads, self.head_dim).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
 
-    def _absorb(self, x: Tensor, weight: Tensor) -> Tensor:
-        """Per head `(B, H, M, i) @ (H, i, o)` as H products of B M rows; returns (B, H, M, o)."""
-        B, H, M, i = x.shape
-        x = x.transpose(0, 1).reshape(H, B * M, i)  # (B, H, M, i) -> (H, B M, i)
-        return torch.bmm(x, weight).view(H, B, M, -1).transpose(0, 1)  # -> (H, B, M, o) -> (B, H, M, o)
-
-    def gather(self, compressed: Tensor, lookup: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(
+        self, compressed: Tensor, lookup: Tensor, need_attention: bool = False
+    ) -> tuple[Tensor, Tensor | TiledAttention]:
         """Reads the lookup tokens into the compressed ones.
 
         Args:
             compressed: `(B, M, D)`.
             lookup: `(B, N, D)`.
+            need_attention: the caller wants A itself; it is then never tiled.
 
         Returns:
-            the update of the compressed tokens `(B, M, D)`, and the attention `(B, H, M, N)` that `infuse` takes (for
-            reuse "renormalize" it is already normalised over M).
+            the update of the compressed tokens `(B, M, D)`, and what `infuse` takes: the attention `(B, H, M, N)` (for
+            reuse "renormalize" it is already normalised over M), or its stand-in where A is not stored.
         """
         H, d, D = self.num_heads, self.head_dim, self.dim
         B, M, N = compressed.shape[0], compressed.shape[1], lookup.shape[1]
         paths = self.choose_paths(N, M)
         x = self.norm_lookup(lookup)
-        q = self._heads(self.norm_q(self.q(self.norm_compressed(compressed)))) * d**-0.5  # (B, H, M, d)
+        q = self.norm_q(self.q(self.norm_compressed(compressed))) * d**-0.5  # (B, M, D)
         w_k, w_v = self.kv.weight.chunk(2)  # (D, D) each, rows grouped by head
         if paths.scores == paths.values:
             k, v = (None, None) if paths.scores else self.kv(x).chunk(2, dim=-1)
         else:
             k, v = (None if paths.scores else F.linear(x, w_k)), (None if paths.values else F.linear(x, w_v))
+        if paths.tiled and not need_attention:
+            q, k, v = _one_dtype(self._heads(q), self._heads(self.norm_k(k)), self._heads(v))
+            read, lse = TiledGather.apply(q, k, v)
+            read = read.transpose(1, 2).reshape(B, M, D)  # (B, H, M, d) -> (B, M, D)
+            return self.proj_drop(self.proj(read)), TiledAttention(q, k, lse)
 
         if k is None:
-            q = self._absorb(q, w_k.view(H, d, D)).reshape(B, H * M, D)  # (B, H, M, D) -> (B, H M, D)
-            scores = torch.bmm(q, x.transpose(1, 2)).view(B, H, M, N)  # (B, H M, N) -> (B, H, M, N)
+            rows = AbsorbedScores.apply(*_one_dtype(q.reshape(B, M * H, d), w_k.view(H, d, D), x))  # (B, M H, N)
+            scores = rows.view(B, M, H, N).transpose(1, 2)  # (B, M H, N) -> (B, H, M, N), a view
         else:
-            scores = q @ self._heads(self.norm_k(k)).transpose(2, 3)  # (B, H, M, N)
+            scores = self._heads(q) @ self._heads(self.norm_k(k)).transpose(2, 3)  # (B, H, M, N)
         attention = scores.softmax(dim=-1)
 
         if v is None:
-            read = torch.bmm(attention.view(B, H * M, N), x).view(B, H, M, D)  # (B, H M, D) -> (B, H, M, D)
-            read = self._absorb(read, w_v.view(H, d, D).transpose(1, 2))  # (B, H, M, d)
+            w = w_v.view(H, d, D).transpose(1, 2)  # (D, D) -> (H, D, d)
+            read = AbsorbedValues.apply(*_one_dtype(_rows(attention), x, w)).reshape(
+                B, M, D
+            )  # (B, M H, d) -> (B, M, D)
         else:
-            read = attention @ self._heads(v)  # (B, H, M, d)
-        update = self.proj(read.transpose(1, 2).reshape(B, M, D))  # (B, H, M, d) -> (B, M, D)
-        return self.proj_drop(update), scores.softmax(dim=-2) if self.reuse == "renormalize" else attention
+            read = (attention @ self._heads(v)).transpose(1, 2).reshape(B, M, D)  # (B, H, M, d) -> (B, M, D)
+        if self.reuse == "renormalize":
+            attention = scores.softmax(dim=-2)
+        return self.proj_drop(self.proj(read)), attention
 
-    def infuse(self, compressed: Tensor, attention: Tensor, residual: Tensor | None = None) -> Tensor:
+    def infuse(self, compressed: Tensor, attention: Tensor | TiledAttention, residual: Tensor | None = None) -> Tensor:
         """Writes the compressed tokens back to the lookup tokens.
 
         Args:
             compressed: `(B, M, D)`, after refinement.
-            attention: `(B, H, M, N)` from `gather`.
+            attention: `(B, H, M, N)`, or its stand-in, from `gather`.
             residual: lookup tokens `(B, N, D)` to add, folded into the product where that saves a pass.
 
         Returns:
             `(B, N, D)`: the update, plus `residual` if given.
         """
-        B, H, M, N = attention.shape
         if self.cross_norm == "input":
             v = self.v_infuse(self.norm_infuse(compressed))
         else:
             v = self.norm_infuse(self.v_infuse(compressed))
-        v = self._heads(v)  # (B, H, M, d)
+        if isinstance(attention, TiledAttention):
+            q, k, lse = attention
+            update = TiledInfusion.apply(q, k, lse, self._heads(v).to(q.dtype)).flatten(2)  # (B, N, H, d) -> (B, N, D)
+            update = self.proj_drop(self.proj_infuse(update))
+            return update if residual is None else residual + update
+        B, H, M, N = attention.shape
         if self.choose_paths(N, M).infusion:
             w = self.proj_infuse.weight.t().view(H, self.head_dim, self.dim)  # (D, D) -> (H, d, D)
-            v = self._absorb(v, w).reshape(B, H * M, self.dim)  # (B, H, M, D) -> (B, H M, D)
-            back = attention.view(B, H * M, N).transpose(1, 2)  # (B, N, H M), a view: the GEMM reads it transposed
-            if residual is not None and not (self.training and self.proj_drop.p):
-                base = residual + self.proj_infuse.bias
-                if base.dtype == back.dtype == v.dtype:  # not so under autocast
-                    return torch.baddbmm(base, back, v)
-            update = torch.bmm(back, v) + self.proj_infuse.bias
+            args = _one_dtype(_rows(attention), v.reshape(B, M * H, self.head_dim), w, self.proj_infuse.bias)
+            if residual is not None and residual.dtype == args[0].dtype and not (self.training and self.proj_drop.p):
+                return AbsorbedInfusion.apply(*args, residual)
+            update = AbsorbedInfusion.apply(*args, None)
         else:
-            update = (
-                (attention.transpose(2, 3) @ v).transpose(1, 2).reshape(B, N, self.dim)
-            )  # (B, H, N, d) -> (B, N, D)
-            update = self.proj_infuse(update)
+            update = attention.transpose(2, 3) @ self._heads(v)  # (B, H, N, d)
+            update = self.proj_infuse(update.transpose(1, 2).reshape(B, N, self.dim))  # (B, H, N, d) -> (B, N, D)
         update = self.proj_drop(update)
         return update if residual is None else residual + update
+
+
+def _rows(attention: Tensor) -> Tensor:
+    """`(B, H, M, N)` as `(B, M H, N)`, without a copy after absorbed scores."""
+    return attention.transpose(1, 2).flatten(1, 2)  # (B, H, M, N) -> (B, M, H, N) -> (B, M H, N)
+
+
+def _one_dtype(*tensors: Tensor) -> list[Tensor]:
+    """What autocast would do: under it, everything in its type."""
+    device = tensors[0].device.type
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return list(tensors)
+    dtype = torch.get_autocast_dtype(device)
+    return [t.to(dtype) for t in tensors]
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
@@ -232,6 +285,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(choices)}")
     return value
+
+
+def check_path(path: str, reuse: str) -> None:
+    """Raises a one-line ValueError for a `path` that does not exist or does not go with the `reuse`."""
+    check_choice("path", path, PATHS)
+    if path == "tiled" and reuse == "renormalize":
+        raise ValueError("path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'")
 
 
 def check_heads(dim: int, num_heads: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lookupvit.model.attention import CROSS_NORMS, PATHS, REUSES, check_choice, check_heads
+from lookupvit.model.attention import CROSS_NORMS, REUSES, check_choice, check_heads, check_path
 from lookupvit.model.blocks import LookupViTBlock
 from lookupvit.model.embed import PatchEmbed
 from lookupvit.model.grid import check_compressed_size, resize_tokens
@@ -78,7 +78,7 @@ class LookupViT(nn.Module):
         cross_norm: where the cross-attention normalises: "input" or "projection".
         antialias: antialiased resize from lookup to compressed tokens.
         infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.
-        path: "auto", "plain" or "absorbed" products, see `lookupvit.model.attention`; never changes the function.
+        path: "auto", "plain", "absorbed" or "tiled" products, see `lookupvit.model.attention`; the function is the same.
         grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
@@ -114,7 +114,7 @@ class LookupViT(nn.Module):
         check_heads(embed_dim, num_heads)
         check_choice("reuse", reuse, REUSES)
         check_choice("cross_norm", cross_norm, CROSS_NORMS)
-        check_choice("path", path, PATHS)
+        check_path(path, reuse)
         check_choice("head", head, HEADS)
         if head == "lookup" and not infuse:
             raise ValueError("head='lookup' with infuse=False never reads the compressed tokens: choose another head")
@@ -178,14 +178,15 @@ class LookupViT(nn.Module):
         size = check_compressed_size(self.compressed_size if compressed_size is None else compressed_size, grid)
         head = self._check_head(head)
         compressed = resize_tokens(lookup, grid, size, self.antialias)
+        need_attention = intermediates is not None
         for i, block in enumerate(self.blocks):
             update_lookup = head != "compressed" or i < self.depth - 1
             if self.grad_checkpointing and torch.is_grad_enabled():
                 compressed, lookup, attention = checkpoint(
-                    block, compressed, lookup, update_lookup, use_reentrant=False
+                    block, compressed, lookup, update_lookup, need_attention, use_reentrant=False
                 )
             else:
-                compressed, lookup, attention = block(compressed, lookup, update_lookup)
+                compressed, lookup, attention = block(compressed, lookup, update_lookup, need_attention)
             if intermediates is not None:
                 intermediates.append(Tokens(compressed, lookup, size, grid, attention))
         return Tokens(
@@ -257,8 +258,12 @@ class LookupViT(nn.Module):
         self.grad_checkpointing = enable
 
     def set_path(self, path: str) -> None:
-        """Forces the plain or the absorbed products in every block, or lets each call choose ("auto")."""
-        check_choice("path", path, PATHS)
+        """Forces "plain", "absorbed" or "tiled" products in every block, or lets each call choose ("auto")."""
+        check_path(path, reuse)
+        if path == "tiled" and self.blocks[0].cross.reuse == "renormalize":
+            raise ValueError(
+                "path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'"
+            )
         for block in self.blocks:
             block.cross.path = path
 

@@ -7,19 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from lookupvit.model.attention import CrossAttention, SelfAttention
-
-
-class Mlp(nn.Sequential):
-    """Linear, GELU, Linear, with dropout after the last.
-
-    Args:
-        dim: width of input and output.
-        hidden: hidden width.
-        drop: dropout.
-    """
-
-    def __init__(self, dim: int, hidden: int, drop: float = 0.0):
-        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim), nn.Dropout(drop))
+from lookupvit.model.mlp import Mlp
 
 
 class LookupViTBlock(nn.Module):
@@ -67,33 +55,34 @@ class LookupViTBlock(nn.Module):
         self.cross = CrossAttention(dim, num_heads, qkv_bias, proj_drop, reuse, cross_norm, self.infuse, path)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = SelfAttention(dim, num_heads, qkv_bias, proj_drop)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = Mlp(dim, round(dim * mlp_ratio), proj_drop)
         if update_lookup:
-            self.norm_lookup = nn.LayerNorm(dim, eps=1e-6)
             self.lookup_mlp = Mlp(dim, round(dim * lookup_mlp_ratio), proj_drop)
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def forward(self, compressed: Tensor, lookup: Tensor, update_lookup: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, compressed: Tensor, lookup: Tensor, update_lookup: bool = True, need_attention: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Runs the block.
 
         Args:
             compressed: `(B, M, D)`.
             lookup: `(B, N, D)`.
             update_lookup: False skips steps 3 and 4, for a caller that reads the compressed tokens only.
+            need_attention: return the attention too.
 
         Returns:
-            compressed `(B, M, D)`, lookup `(B, N, D)`, and the attention `(B, H, M, N)`.
+            compressed `(B, M, D)`, lookup `(B, N, D)`, and the attention `(B, H, M, N)` or None.
         """
         drop = self.drop_path
-        gathered, attention = self.cross.gather(compressed, lookup)
+        gathered, attention = self.cross.gather(compressed, lookup, need_attention)
         compressed = compressed + drop(gathered)
         compressed = compressed + drop(self.attn(self.norm1(compressed)))
-        compressed = compressed + drop(self.mlp(self.norm2(compressed)))
+        compressed = compressed + drop(self.mlp(compressed))
         if self.update_lookup and update_lookup:
             if self.infuse and self.training and drop.p:
                 lookup = lookup + drop(self.cross.infuse(compressed, attention))
             elif self.infuse:
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)
-            lookup = lookup + drop(self.lookup_mlp(self.norm_lookup(lookup)))
-        return compressed, lookup, attention
+            lookup = lookup + drop(self.lookup_mlp(lookup))
+        return compressed, lookup, attention if need_attention else None

@@ -28,7 +28,7 @@ def test_measured_equals_the_formula(size, img_size):
 
 
 @pytest.mark.parametrize("size", ["tiny", "base"])
-@pytest.mark.parametrize("path", ["absorbed", "auto"])
+@pytest.mark.parametrize("path", ["absorbed", "tiled", "auto"])
 @pytest.mark.parametrize(
     "options", [{}, {"cross_norm": "projection"}, {"head": "compressed"}, {"infuse": False}], ids=str
 )

@@ -134,7 +134,7 @@ def lookupvit(
             q2, k2, v2 = ([t[j * D : (j + 1) * D] for t in qkv] for j in range(3))
             A2 = [[softmax(row) for row in head_scores] for head_scores in attend(q2, k2, H)]
             fp = [t + lin("attn.proj", r) for t, r in zip(fp, read(A2, v2, H), strict=True)]
-            fp = [t + lin("mlp.2", gelu(lin("mlp.0", ln("norm2", t)))) for t in fp]
+            fp = [t + lin("mlp.fc2", gelu(lin("mlp.fc1", ln("mlp.norm", t)))) for t in fp]
             if head == "compressed" and i == depth - 1:
                 break
             # 3. infuse
@@ -150,7 +150,7 @@ def lookupvit(
                     back = [[softmax([scores[g][m][n] for m in range(M)]) for n in range(N)] for g in range(H)]
                 fl = [t + lin("cross.proj_infuse", r) for t, r in zip(fl, read(back, v3, H), strict=True)]
             # 4. light lookup MLP
-            fl = [t + lin("lookup_mlp.2", gelu(lin("lookup_mlp.0", ln("norm_lookup", t)))) for t in fl]
+            fl = [t + lin("lookup_mlp.fc2", gelu(lin("lookup_mlp.fc1", ln("lookup_mlp.norm", t)))) for t in fl]
 
         logits = []
         for name, tokens in (("compressed", fp), ("lookup", fl)):

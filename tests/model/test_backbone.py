@@ -5,6 +5,7 @@ import torch
 from naive import lookupvit as naive_lookupvit
 
 from lookupvit import LookupViT, create_model
+from lookupvit.model.attention import Paths, choose_paths
 
 TINY = {"patch_size": (4, 4), "num_classes": 5, "embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
 OPTIONS = [
@@ -76,9 +77,14 @@ def test_every_parameter_gets_a_gradient(options, path, size):
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])
-def test_absorbed_equals_plain_forward_and_backward(options, drop_path):
+@pytest.mark.parametrize("other", ["absorbed", "tiled"])
+def test_every_path_equals_plain_forward_and_backward(options, drop_path, other):
+    if other == "tiled" and options.get("reuse") == "renormalize":
+        with pytest.raises(ValueError, match="path='tiled' does not work with reuse='renormalize'"):
+            perturbed(path=other, **options)
+        return
     results = []
-    for path in ("plain", "absorbed"):
+    for path in ("plain", other):
         model = perturbed(path=path, drop_path_rate=drop_path, **options).train()
         images = torch.randn(3, 3, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         images.requires_grad_()
@@ -86,8 +92,8 @@ def test_absorbed_equals_plain_forward_and_backward(options, drop_path):
         out = model(images)
         out.sin().sum().backward()
         results.append([out, images.grad, *(p.grad for p in model.parameters())])
-    for plain, absorbed in zip(*results, strict=True):
-        torch.testing.assert_close(absorbed, plain, rtol=1e-10, atol=1e-10)
+    for plain, result in zip(*results, strict=True):
+        torch.testing.assert_close(result, plain, rtol=1e-10, atol=1e-10)
 
 
 def test_compressed_tokens_have_no_parameters_and_full_size_is_the_lookup_grid():
@@ -139,10 +145,27 @@ def test_works_after_inference_mode_and_under_autocast():
     loss = model(images)  # the cached resize matrices must not be inference tensors
     loss.sum().backward()
     torch.testing.assert_close(loss, expected)
-    for path in ("plain", "absorbed"):
+    for path in ("plain", "absorbed", "tiled"):
         model.set_path(path)
+        model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            torch.testing.assert_close(model(images).float(), expected, rtol=0.1, atol=0.05)
+            out = model(images)
+        torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.05)
+        out.float().sum().backward()
+        assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):
+    assert choose_paths(3136, 200, 768, 12, training=True) == Paths(False, False, False, True)
+    assert not choose_paths(3136, 200, 768, 12, training=False).tiled  # nothing is stored anyway
+    assert choose_paths(196, 25, 768, 12, training=True) == Paths(True, True, True, False)
+    assert not choose_paths(196, 100, 768, 12, training=True).tiled
+    monkeypatch.setattr("lookupvit.model.attention.TILED_FROM", 0)
+    model = LookupViT(**TINY, img_size=20, compressed_size=5)
+    stored = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(tuple(t.shape)) or t, lambda t: t):
+        model(torch.randn(2, 3, 20, 20))
+    assert stored and not [shape for shape in stored if shape[-2:] == (25, 25) and len(shape) == 4]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""The absorbed products of the cross-attention, with backward passes that store no more than they must.
+
+Each is a chain of two products whose intermediate is `(B, M H, D)`: larger than the inputs, and cheap to make again
+(M D^2 multiply-adds a head set). Autograd would keep it; these functions compute it anew in the backward pass.
+
+Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads, d = D / H. "rows" are the M H rows of
+attention, compressed token by compressed token, head by head: the order in which no product needs a copy of its input.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.utils import flop_counter
+
+if torch.ops.aten.baddbmm_ not in flop_counter.flop_registry:
+
+    @flop_counter.register_flop_formula(torch.ops.aten.baddbmm_)
+    def _baddbmm_flop(self_shape, a_shape, b_shape, *args, out_shape=None, **kwargs) -> int:
+        """Torch counts baddbmm but not its in-place form, used below: a FLOP count would come out too low."""
+        (batch, rows, inner), (_, _, columns) = a_shape, b_shape
+        return 2 * batch * rows * inner * columns
+
+
+def _by_head(x: Tensor, weight: Tensor) -> Tensor:
+    """`(B, M H, i)` times `(H, i, o)`, head by head: `(B, M H, o)`, as H products of B M rows each."""
+    B, rows, i = x.shape
+    H, _, o = weight.shape
+    x = x.reshape(-1, H, i).transpose(0, 1)  # (B, M H, i) -> (B M, H, i) -> (H, B M, i), a view
+    return torch.bmm(x, weight).transpose(0, 1).reshape(B, rows, o)  # (H, B M, o) -> (B M, H, o) -> (B, M H, o)
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, H: int) -> Tensor:
+    """Gradient of `_by_head`'s weight: `(B, M H, i)` and `(B, M H, o)` to `(H, i, o)`."""
+    x, grad = (t.reshape(-1, H, t.shape[-1]).transpose(0, 1) for t in (x, grad))  # (B, M H, .) -> (H, B M, .)
+    return torch.bmm(x.transpose(1, 2), grad)
+
+
+class AbsorbedScores(Function):
+    """`(Q Wk^T) X^T` a head: queries and raw lookup tokens to scores, without keys."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """Queries `(B, M H, d)`, key maps `(H, d, D)`, lookup tokens `(B, N, D)` to scores `(B, M H, N)`."""
+        ctx.save_for_backward(q, weight, x)
+        return torch.bmm(_by_head(q, weight), x.transpose(1, 2))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the queries, the key maps and the lookup tokens."""
+        q, weight, x = ctx.saved_tensors
+        absorbed = _by_head(q, weight)  # (B, M H, D), again
+        grad_absorbed = torch.bmm(grad, x)
+        return (
+            _by_head(grad_absorbed, weight.transpose(1, 2)),
+            _weight_gradient(q, grad_absorbed, weight.shape[0]),
+            torch.bmm(grad.transpose(1, 2), absorbed),
+        )
+
+
+class AbsorbedValues(Function):
+    """`(A X) Wv` a head: attention and raw lookup tokens to what was read, without values."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Attention `(B, M H, N)`, lookup tokens `(B, N, D)`, value maps `(H, D, d)` to `(B, M H, d)`."""
+        read = torch.bmm(rows, x)  # (B, M H, D)
+        ctx.save_for_backward(rows, x, weight, read)
+        return _by_head(read, weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of the attention, the lookup tokens and the value maps."""
+        rows, x, weight, read = ctx.saved_tensors
+        grad_read = _by_head(grad, weight.transpose(1, 2))
+        return (
+            torch.bmm(grad_read, x.transpose(1, 2)),
+            torch.bmm(rows.transpose(1, 2), grad_read),
+            _weight_gradient(read, grad, weight.shape[0]),
+        )
+
+
+class AbsorbedInfusion(Function):
+    """`residual + bias + A^T (V' Wo)` a head: attention and compressed values to lookup tokens."""
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, v: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+        """Attention `(B, M H, N)`, values `(B, M H, d)`, output maps `(H, d, D)`, bias `(D,)`, lookup `(B, N, D)`."""
+        ctx.save_for_backward(rows, v, weight)
+        ctx.has_residual = residual is not None
+        mixed = _by_head(v, weight)  # (B, M H, D)
+        if residual is None:
+            return torch.bmm(rows.transpose(1, 2), mixed).add_(bias)
+        return (residual + bias).baddbmm_(rows.transpose(1, 2), mixed)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """Gradients of the attention, the values, the output maps, the bias and the lookup tokens."""
+        rows, v, weight = ctx.saved_tensors
+        mixed = _by_head(v, weight)  # (B, M H, D), again
+        grad_mixed = torch.bmm(rows, grad)
+        return (
+            torch.bmm(mixed, grad.transpose(1, 2)),
+            _by_head(grad_mixed, weight.transpose(1, 2)),
+            _weight_gradient(v, grad_mixed, weight.shape[0]),
+            grad.sum(dim=(0, 1)),
+            grad if ctx.has_residual else None,
+        )
