@@ -78,7 +78,7 @@ class LookupViT(nn.Module):
         cross_norm: where the cross-attention normalises: "input" or "projection".
         antialias: antialiased resize from lookup to compressed tokens.
         infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.
-        path: "auto", "plain", "absorbed" or "tiled" products, see `lookupvit.model.attention`; the function is the same.
+        path: "auto", "plain", "absorbed" or "tiled" products, see `lookupvit.model.attention`; one function.
         grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
@@ -259,12 +259,8 @@ class LookupViT(nn.Module):
 
     def set_path(self, path: str) -> None:
         """Forces "plain", "absorbed" or "tiled" products in every block, or lets each call choose ("auto")."""
-        check_path(path, reuse)
-        if path == "tiled" and self.blocks[0].cross.reuse == "renormalize":
-            raise ValueError(
-                "path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'"
-            )
         for block in self.blocks:
+            check_path(path, block.cross.reuse)
             block.cross.path = path
 
     def init_head_bias(self, value: float) -> None:
