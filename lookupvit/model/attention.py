@@ -25,11 +25,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
+from lookupvit.model.measured import faster_path
 from lookupvit.model.tiled import TiledGather, TiledInfusion
 
 REUSES = ("transpose", "renormalize")
 CROSS_NORMS = ("input", "projection")
-PATHS = ("auto", "plain", "absorbed", "tiled")
+PATHS = ("auto", "plain", "absorbed", "tiled", "measured")
 # Entries of A a sample (H M N) above which a training step computes A again rather than storing it: 16 MB in fp32.
 # Below, storing it is faster and there is little to save.
 TILED_FROM = 4_000_000
@@ -69,7 +70,8 @@ def choose_paths(
         m: compressed tokens M.
         dim: D.
         num_heads: H.
-        path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the cheapest.
+        path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
+            multiply-adds; "measured" counts as "auto" here, a `CrossAttention` looks its shapes up.
         cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
         reuse: with "renormalize" A is needed as a whole and is never tiled by itself.
         training: a backward pass will follow.
@@ -77,7 +79,7 @@ def choose_paths(
     Returns:
         the choice.
     """
-    if path != "auto":
+    if path not in ("auto", "measured"):
         return Paths(
             path == "absorbed" and cross_norm == "input", path == "absorbed", path == "absorbed", path == "tiled"
         )
@@ -138,7 +140,7 @@ class CrossAttention(nn.Module):
         reuse: "transpose" or "renormalize".
         cross_norm: "input" or "projection".
         infuse: whether the way back exists; without it the block is the unidirectional ablation.
-        path: "auto", "plain", "absorbed" or "tiled"; may be changed at any time, the function stays the same.
+        path: "auto", "plain", "absorbed", "tiled" or "measured"; may be changed at any time, never the function.
 
     Raises:
         ValueError: for path "tiled" with reuse "renormalize", which needs A as a whole.
@@ -176,10 +178,14 @@ class CrossAttention(nn.Module):
             self.proj_infuse = nn.Linear(dim, dim)
         self.proj_drop = nn.Dropout(proj_drop)
 
-    def choose_paths(self, n: int, m: int) -> Paths:
-        """The path of each product for N = `n` and M = `m`, with gradients enabled or not as they are now."""
-        training = torch.is_grad_enabled()
-        return choose_paths(n, m, self.dim, self.num_heads, self.path, self.cross_norm, self.reuse, training)
+    def choose_paths(self, compressed: Tensor, n: int) -> Paths:
+        """The path of each product for compressed tokens `(B, M, D)` and N = `n`, with gradients enabled or not."""
+        (B, M, _), path = compressed.shape, self.path
+        if path == "measured":
+            path = faster_path(self, B, n, M, compressed.device, compressed.dtype)
+        return choose_paths(
+            n, M, self.dim, self.num_heads, path, self.cross_norm, self.reuse, training=torch.is_grad_enabled()
+        )
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
@@ -200,7 +206,7 @@ class CrossAttention(nn.Module):
         """
         H, d, D = self.num_heads, self.head_dim, self.dim
         B, M, N = compressed.shape[0], compressed.shape[1], lookup.shape[1]
-        paths = self.choose_paths(N, M)
+        paths = self.choose_paths(compressed, N)
         x = self.norm_lookup(lookup)
         q = self.norm_q(self.q(self.norm_compressed(compressed))) * d**-0.5  # (B, M, D)
         w_k, w_v = self.kv.weight.chunk(2)  # (D, D) each, rows grouped by head
@@ -253,7 +259,7 @@ class CrossAttention(nn.Module):
             update = self.proj_drop(self.proj_infuse(update))
             return update if residual is None else residual + update
         B, H, M, N = attention.shape
-        if self.choose_paths(N, M).infusion:
+        if self.choose_paths(compressed, N).infusion:
             w = self.proj_infuse.weight.t().view(H, self.head_dim, self.dim)  # (D, D) -> (H, d, D)
             args = _one_dtype(_rows(attention), v.reshape(B, M * H, self.head_dim), w, self.proj_infuse.bias)
             if residual is not None and residual.dtype == args[0].dtype and not (self.training and self.proj_drop.p):

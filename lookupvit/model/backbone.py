@@ -78,7 +78,7 @@ class LookupViT(nn.Module):
         cross_norm: where the cross-attention normalises: "input" or "projection".
         antialias: antialiased resize from lookup to compressed tokens.
         infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.
-        path: "auto", "plain", "absorbed" or "tiled" products, see `lookupvit.model.attention`; one function.
+        path: "auto", "plain", "absorbed", "tiled" or "measured", see `lookupvit.model.attention`; never the function.
         grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
 
     Raises:
@@ -258,7 +258,7 @@ class LookupViT(nn.Module):
         self.grad_checkpointing = enable
 
     def set_path(self, path: str) -> None:
-        """Forces "plain", "absorbed" or "tiled" products in every block, or lets each call choose ("auto")."""
+        """Forces one path in every block ("plain", "absorbed", "tiled"), or lets each call choose ("auto", "measured")."""
         for block in self.blocks:
             check_path(path, block.cross.reuse)
             block.cross.path = path

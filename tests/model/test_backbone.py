@@ -1,5 +1,7 @@
 """The model against an independent naive implementation, and its interface."""
 
+import json
+
 import pytest
 import torch
 from naive import lookupvit as naive_lookupvit
@@ -153,6 +155,23 @@ def test_works_after_inference_mode_and_under_autocast():
         torch.testing.assert_close(out.float(), expected, rtol=0.1, atol=0.05)
         out.float().sum().backward()
         assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_measured_path_is_remembered_and_equal(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOOKUPVIT_PATHS", str(tmp_path / "deep" / "paths.json"))
+    monkeypatch.setattr("lookupvit.model.measured._table", None)
+    model = perturbed()
+    images = torch.randn(3, 3, 20, 20, dtype=torch.float64)
+    expected = model(images)
+    model.set_path("measured")
+    torch.testing.assert_close(model(images), expected, rtol=1e-10, atol=1e-10)
+    table = json.loads((tmp_path / "deep" / "paths.json").read_text())
+    assert len(table) == 1 and set(table.values()) <= {"plain", "absorbed"}
+    assert "B4 N25 M6 D12 H3" in next(iter(table))
+    # what the table says is what runs, also in a later process
+    (tmp_path / "deep" / "paths.json").write_text(json.dumps(dict.fromkeys(table, "absorbed")))
+    monkeypatch.setattr("lookupvit.model.measured._table", None)
+    assert model.blocks[0].cross.choose_paths(torch.zeros(3, 6, 12, dtype=torch.float64), 25).scores
 
 
 def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):

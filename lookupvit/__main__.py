@@ -1,0 +1,8 @@
+"""``python -m lookupvit`` is the command ``lookupvit``."""
+
+import sys
+
+from lookupvit.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Pictures of results."""
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+# Okabe and Ito's colours, told apart by everyone.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
+def read_scalars(folder: str | Path, tag: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one TensorBoard scalar of a run; two empty lists where it was not logged."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    if tag not in events.Tags()["scalars"]:
+        return [], []
+    scalars = events.Scalars(tag)
+    return [s.step for s in scalars], [s.value for s in scalars]
+
+
+def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
+    """Training loss and validation top-1 of several runs over their steps.
+
+    Args:
+        runs: TensorBoard folder of each run, by label.
+        path: picture to write (PNG or SVG).
+
+    Returns:
+        `path`.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    loss, top1 = figure.subplots(1, 2)
+    for colour, (label, folder) in zip(COLOURS * len(runs), runs.items(), strict=False):
+        steps, values = read_scalars(folder, "train/loss")
+        loss.plot(steps, values, color=colour, label=label, linewidth=1.2)
+        steps, values = read_scalars(folder, "val/top1")
+        top1.plot(steps, [100 * v for v in values], "o-", color=colour, label=label, linewidth=1.5, markersize=4)
+    loss.set(xlabel="optimiser step", ylabel="training loss")
+    top1.set(xlabel="optimiser step", ylabel="validation top-1 (%)", ylim=(0, 100))
+    for axes in (loss, top1):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    top1.legend(frameon=False, loc="lower right")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,62 @@
+"""Memory of a training step: what the forward pass leaves behind for the backward one, and the peak."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+
+def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
+    """Bytes that autograd keeps between the forward and the backward pass.
+
+    Counted are distinct storages (two views of one tensor count once, at its full size) that are not parameters.
+
+    Args:
+        forward: computes a loss with gradients.
+        parameters: tensors that exist anyway: parameters and buffers.
+
+    Returns:
+        bytes.
+    """
+    known = {StorageWeakRef(p.untyped_storage()) for p in parameters}
+    kept = {}  # holds the storages themselves: a freed one could lend its address to the next
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        key = StorageWeakRef(storage)
+        if key not in known:
+            kept[key] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = forward()
+    assert loss.requires_grad, "a loss without a graph keeps nothing"
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def peak_bytes(step: Callable[[], object], device: str = "cpu") -> int:
+    """Most bytes that one call has allocated at a time, above what was there before.
+
+    Args:
+        step: for example a training step. Called once; on CUDA warm it up first.
+        device: "cpu" or "cuda...".
+
+    Returns:
+        bytes, from CUDA's allocator statistics or, on a CPU, from the allocations that torch's profiler records.
+    """
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak

@@ -1,0 +1,54 @@
+"""The summary at the start of a fit."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from lookupvit.analysis.cost import count_macs, count_parameters
+
+
+class RunSummary(Callback):
+    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, str] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Counts parameters and multiply-adds, before a strategy may shard the model."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        model = pl_module.model
+        self.rows["model"] = str(getattr(pl_module.hparams, "name", type(model).__name__))
+        self.rows["parameters"] = f"{count_parameters(model) / 1e6:.2f} M"
+        height, width = model.img_size
+        if model.compressed_size is None:
+            macs = f"{count_macs(model, model.img_size) / 1e9:.3g}"
+        else:
+            sizes = [getattr(pl_module, "compressed_size", None) or model.compressed_size]
+            macs = ", ".join(
+                f"{count_macs(model, model.img_size, size) / 1e9:.3g} ({'x'.join(map(str, size))})" for size in sizes
+            )
+        self.rows["GMACs an image"] = f"{macs} at {height}x{width} px"
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds what is known once data and optimiser stand, and prints."""
+        steps = trainer.estimated_stepping_batches  # on every rank: it may have to set up the data
+        if not trainer.is_global_zero:
+            return
+        batch = getattr(trainer.datamodule, "batch_size", None) or getattr(trainer.train_dataloader, "batch_size", 1)
+        devices, accumulation = trainer.world_size, trainer.accumulate_grad_batches
+        self.rows["global batch"] = (
+            f"{devices * batch * accumulation} = {devices} device{'s' * (devices > 1)} x {batch} x {accumulation}"
+            f" accumulation{'s' * (accumulation > 1)}"
+        )
+        self.rows["learning rate"] = f"{getattr(pl_module, 'lr', float('nan')):g} (as given, whatever the global batch)"
+        epochs = f", {trainer.max_epochs} epochs" if (trainer.max_epochs or 0) > 0 else ""
+        resumed = f", from step {trainer.global_step}" if trainer.global_step else ""
+        self.rows["steps"] = f"{steps}{epochs}{resumed}"
+        self.rows["precision"] = str(trainer.precision)
+        self.rows["output folder"] = str(trainer.log_dir or trainer.default_root_dir)
+        table = Table.grid(padding=(0, 2))
+        for name, value in self.rows.items():
+            table.add_row(f"[bold]{name}[/bold]", value)
+        Console().print(Panel(table, title="lookupvit fit", title_align="left", expand=False))

@@ -1,0 +1,109 @@
+"""The command ``lookupvit``: says what there is, runs it, and turns a user's mistake into one line.
+
+Heavy imports happen only when a command runs, so that ``lookupvit --help`` answers at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+
+HELP = """\
+usage: lookupvit COMMAND [--config FILE]... [--OPTION VALUE]...
+
+commands:
+  fit        train a model
+  validate   score a checkpoint on the validation data
+  test       score a checkpoint on the test data
+  predict    name the classes of an image, a folder or a glob
+  compare    train and test several configurations, one table and the curves
+  bench      speed and memory on this machine, beside timm's ViT and ToMe
+
+Every field of every YAML file can be set from the command line; what stands further right wins.
+
+  lookupvit fit --config configs/demo.yaml
+  lookupvit fit --config configs/demo.yaml --model.lr 5e-4 --trainer.max_epochs 3
+  lookupvit test --config configs/demo.yaml --ckpt_path best
+  lookupvit predict --config configs/demo.yaml --ckpt_path best --data.predict_path 'photos/*.jpg'
+
+more:
+  lookupvit COMMAND --help                        options of a command
+  lookupvit fit --model.help ClassificationTask   options of a model, likewise --data.help
+  lookupvit fit --config X.yaml --print_config    the whole configuration, resolved
+  --debug (or LOOKUPVIT_DEBUG=1)                  a traceback instead of one line
+"""
+
+
+def _trainer_command(argv: list[str]) -> None:
+    from lookupvit.cli_lightning import run
+
+    run(argv)
+
+
+def _compare(argv: list[str]) -> None:
+    from lookupvit.cli_compare import compare
+
+    compare(argv)
+
+
+def _bench(argv: list[str]) -> None:
+    from lookupvit.bench import bench_main
+
+    bench_main(argv)
+
+
+# Any other command gets its own function of the arguments after its name.
+COMMANDS: dict[str, Callable[[list[str]], None]] = {"compare": _compare, "bench": _bench}
+TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, or 2 after a user's mistake, which is told in one line on stderr. Any other exception is a
+        bug and passes through.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv or os.environ.get("LOOKUPVIT_DEBUG", "0") not in ("", "0")
+    argv = [arg for arg in argv if arg != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(version("lookupvit"))
+        return 0
+    known = (*TRAINER_COMMANDS, *COMMANDS)
+    if argv[0] not in known:
+        import difflib
+
+        close = difflib.get_close_matches(argv[0], known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        return _fail("", f"unknown command {argv[0]!r}: {hint}")
+    if debug:
+        _run(argv)
+        return 0
+
+    from lookupvit.cli_errors import USER_ERRORS, one_line
+
+    try:
+        _run(argv)
+    except USER_ERRORS as error:
+        return _fail(argv[0], one_line(error))
+    return 0
+
+
+def _run(argv: list[str]) -> None:
+    if argv[0] in COMMANDS:
+        COMMANDS[argv[0]](argv[1:])
+    else:
+        _trainer_command(argv)
+
+
+def _fail(command: str, message: str) -> int:
+    print(f"lookupvit {command}: error: {message}".replace(" :", ":"), file=sys.stderr)
+    return 2

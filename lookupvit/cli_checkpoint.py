@@ -1,0 +1,163 @@
+"""Checkpoints on the command line: which file, which hyper-parameters, and what differs from them now."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+# Keys of a checkpoint's hyper-parameters that are Lightning's own.
+_INTERNAL = ("_class_path", "_instantiator")
+DATA_KEY = "data_config"
+
+
+class KeepData(Callback):
+    """Keeps the data's configuration in each checkpoint, so that a checkpoint alone says how its images were made.
+
+    Args:
+        config: ``{"class_path": str, "init_args": {...}}``, plain data.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the configuration."""
+        checkpoint[DATA_KEY] = self.config
+
+
+def find_checkpoint(name: str, folder: Path) -> Path:
+    """The checkpoint that ``last`` or ``best`` means.
+
+    Args:
+        name: ``"last"``: the newest ``last.ckpt`` below the folder; ``"best"``: the best one of the same run.
+        folder: Output folder of the experiment, such as ``outputs/demo``.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found = sorted(folder.rglob("last*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"--ckpt_path {name}: no checkpoint below {folder}: train first, or give the path of a checkpoint"
+        )
+    if name == "last":
+        return found[-1]
+    callbacks = load(found[-1]).get("callbacks", {})
+    best = [state["best_model_path"] for state in callbacks.values() if state.get("best_model_path")]
+    # The folder may have been moved since: what counts is the name beside last.ckpt.
+    files = [file for path in best for file in (Path(path), found[-1].parent / Path(path).name) if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"--ckpt_path best: the run of {found[-1]} kept none: give the path of a checkpoint")
+    return files[0]
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's contents, read without running any code in it.
+
+    Args:
+        path: A file, or the folder that FSDP writes.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is not a checkpoint, or holds more than plain data and tensors.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
+    file = path / "meta.pt" if path.is_dir() else path
+    try:
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it is damaged, no checkpoint, or holds more than plain data and tensors"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f"checkpoint {path} holds a {type(checkpoint).__name__}: expected one that lookupvit fit wrote"
+        )
+    return checkpoint
+
+
+def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...]) -> dict[str, Any]:
+    """The checkpoint's hyper-parameters as a configuration of ``model`` and, where it has them, ``data``.
+
+    Args:
+        checkpoint: From :func:`load`.
+        linked: Model arguments that the data decide; they are left out.
+    """
+    config = {}
+    model = checkpoint.get("hyper_parameters", {})
+    class_path = model.get("_class_path", checkpoint.get("task"))
+    if model and class_path:
+        init = {key: value for key, value in model.items() if key not in (*_INTERNAL, *linked)}
+        config["model"] = {"class_path": class_path, "init_args": plain(init)}
+    if checkpoint.get(DATA_KEY):
+        config["data"] = dict(checkpoint[DATA_KEY])
+    return config
+
+
+def plain(value: Any) -> Any:
+    """Tuples as lists and namespaces as dicts, so that what was saved compares with what was parsed."""
+    if hasattr(value, "as_dict"):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Init arguments that differ: name, value in the checkpoint, value now.
+
+    Args:
+        saved: From :func:`as_config`.
+        now: The present configuration of the same keys, ``{"model": {"class_path": ..., "init_args": ...}}``.
+    """
+    rows = []
+    for key, part in saved.items():
+        present = plain(now.get(key)) or {}
+        if part["class_path"] != present.get("class_path"):
+            rows.append((key, part["class_path"], present.get("class_path")))
+        given = present.get("init_args", {})
+        rows += [
+            (f"{key}.{name}", value, given[name])
+            for name, value in part["init_args"].items()
+            if name in given and value != given[name] and name != "predict_path"
+        ]
+    return rows
+
+
+def print_differences(rows: list[tuple[str, Any, Any]], path: str | Path) -> None:
+    """Prints what the command line changed, as a table of name, checkpoint, now."""
+    if not rows:
+        return
+    console = Console()
+    console.print(f"Changed since {path}:", soft_wrap=True)
+    table = Table()
+    for column in ("name", "checkpoint", "now"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+
+
+def explain_mismatch(message: str, path: str | Path) -> str:
+    """One line for a checkpoint whose weights do not fit the model, out of torch's list of all of them."""
+    sizes = re.findall(
+        r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from checkpoint.*?torch\.Size\((.*?)\)", message, re.DOTALL
+    )
+    keys = re.findall(r'"([^"\s]+)"', message)
+    if sizes:
+        what = f"{sizes[0][0]} has shape {sizes[0][1]} in it and {sizes[0][2]} here"
+        more = len(sizes) - 1
+    else:
+        missing = "Missing key" in message
+        what = f"{keys[0] if keys else 'a weight'} is {'missing in it' if missing else 'not in the model'}"
+        more = len(keys) - 1
+    return (
+        f"checkpoint {path} does not fit the model: {what}{f' (and {more} more)' if more > 0 else ''}; "
+        "give the checkpoint's own model name, arguments, image size and classes, or leave those options out"
+    )

@@ -1,0 +1,105 @@
+"""`lookupvit compare`: trains and tests several configurations with one recipe, and sets them side by side."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lookupvit.analysis.cost import count_macs, count_parameters
+from lookupvit.analysis.plots import plot_curves
+from lookupvit.bench.main import OneLineParser
+from lookupvit.bench.timing import interleave
+from lookupvit.cli_lightning import run
+
+_BATCH = 64  # images of one call when throughput is timed
+
+
+def compare(argv: list[str]) -> None:
+    """Trains each configuration (`fit`), tests its last checkpoint (`test`), and prints one table.
+
+    Args:
+        argv: configuration files, then options of this command and of `fit`; the latter are handed to every run.
+
+    Raises:
+        ValueError: for arguments that do not fit, in one line.
+    """
+    parser = OneLineParser(
+        prog="lookupvit compare",
+        description="Train and test several configurations side by side; writes compare.json and compare.png.",
+        epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one a model")
+    parser.add_argument("--output_dir", default="outputs", help="folder of the runs and of the comparison")
+    parser.add_argument("--title", default="compare", help="name of the JSON and PNG written into the output folder")
+    args, shared = parser.parse_known_args(argv)
+    console = Console()
+    shared += ["--output_dir", args.output_dir]
+
+    rows, curves, models = [], {}, {}
+    for config in args.configs:
+        console.rule(f"[bold]{config}")
+        start = time.perf_counter()
+        fit = run(["fit", "--config", config, *shared])
+        seconds = time.perf_counter() - start
+        folder = Path(fit.trainer.log_dir)
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        test = run(["test", "--config", config, "--ckpt_path", str(checkpoint), *shared])
+        model, task = test.model.model.eval(), test.model
+        label = fit.config["fit"].get("name") or folder.parent.name
+        curves[label] = folder
+        models[label] = (model, task)
+        rows.append(
+            {
+                "run": label,
+                "model": task.hparams.name,
+                "compressed_size": model.compressed_size,
+                "parameters": count_parameters(model),
+                "gmacs": count_macs(model) / 1e9,
+                "top1": 100 * float(test.trainer.callback_metrics["test/top1"]),
+                "steps": fit.trainer.global_step,
+                "fit_seconds": seconds,
+                "checkpoint": str(checkpoint),
+            }
+        )
+    for row, rate in zip(rows, _images_per_second(models), strict=True):
+        row["images_per_second"] = rate
+
+    out = Path(args.output_dir)
+    (out / f"{args.title}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    picture = plot_curves(curves, out / f"{args.title}.png")
+    console.print(_table(rows))
+    console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)
+
+
+def _images_per_second(models: dict[str, tuple]) -> list[float]:
+    """Inference throughput of the models, timed in turn so that a busy machine slows them alike."""
+    cases = {}
+    for label, (model, _) in models.items():
+        images = torch.randn(_BATCH, 3, *model.img_size)
+        cases[label] = lambda model=model, images=images: model(images)
+    with torch.inference_mode():
+        timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, _BATCH), label="images/s")
+    return [timing.rate for timing in timings.values()]
+
+
+def _table(rows: list[dict]) -> Table:
+    table = Table(title="same data, same recipe, same number of steps")
+    for name in ("run", "model", "compressed", "parameters", "GMACs", "top-1", "images/s", "fit"):
+        table.add_column(name, justify="left" if name in ("run", "model") else "right")
+    for row in rows:
+        size = row["compressed_size"]
+        table.add_row(
+            row["run"],
+            row["model"],
+            "x".join(map(str, size)) if size else "-",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['gmacs']:.4f}",
+            f"{row['top1']:.2f} %",
+            f"{row['images_per_second']:.0f}",
+            f"{row['fit_seconds']:.0f} s",
+        )
+    return table

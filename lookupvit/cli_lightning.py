@@ -1,0 +1,247 @@
+"""The commands that run a Trainer: ``fit``, ``validate``, ``test``, ``predict``."""
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+import datamodules
+from lookupvit import cli_checkpoint, tasks
+from lookupvit.callbacks import BatchPictures, EpochLines, PredictionWriter, RunSummary
+from lookupvit.cli_config import expand_includes
+from lookupvit.cli_errors import explain
+
+# Sizes that are written once, in the data, and flow to the model.
+LINKED = ("num_classes", "img_size")
+_CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
+
+
+class LookupViTCLI(LightningCLI):
+    """LightningCLI with checkpoints that yield to the command line, and errors of one line."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that raises instead of exiting, and takes no abbreviated options."""
+        kwargs.update(parser_mode="omegaconf+", exit_on_error=False, allow_abbrev=False)
+        return super().init_parser(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the output folder, the checkpoints, and the links from data to model."""
+        parser.add_argument("--output_dir", type=str, default="outputs", help="Folder of all experiments.")
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="Name of the experiment; runs go to OUTPUT_DIR/NAME/version_0, 1, ... The model's name by default.",
+        )
+        parser.add_argument(
+            "--include",
+            type=str | list[str] | None,
+            default=None,
+            help="In a configuration file: the files that it builds on, relative to it.",
+        )
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": "val/top1",
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "epoch{epoch:03d}-top1_{val/top1:.4f}",
+                "checkpoint.auto_insert_metric_name": False,
+            }
+        )
+        for name in LINKED:
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The Trainer's commands; predictions go to files, not to memory."""
+        commands = LightningCLI.subcommands()
+        commands["predict"] = {*commands["predict"], "return_predictions"}
+        return commands
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        """Parses; what a checkpoint's hyper-parameters say comes first, so that everything else wins over it."""
+        self.saved: dict[str, Any] = {}
+        args = expand_includes(args)
+        command, rest = args[0], args[1:]
+        path = _option(rest, "ckpt_path")
+        if path is None or path in ("last", "best"):
+            self.config = self._parse(args)
+            path = self.config[command].get("ckpt_path")
+        if path in ("last", "best"):
+            path = str(cli_checkpoint.find_checkpoint(path, self._experiment(self.config[command])))
+        if path is not None and path != "hpc" and "://" not in path:
+            checkpoint = cli_checkpoint.load(path)
+            self.saved = cli_checkpoint.as_config(checkpoint, LINKED)
+            if command == "predict" and "data" in self.saved:  # there may be no training data to count classes in
+                classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
+                if self.saved["data"]["init_args"].get("num_classes", classes) is None:
+                    self.saved["data"]["init_args"]["num_classes"] = classes
+            self.config = self._parse([command, "--config", json.dumps(self.saved), *rest])
+            self.config[command]["ckpt_path"] = path
+        elif path is None and command != "fit":
+            raise ValueError(
+                f"{command} needs --ckpt_path (a file, or last, or best): without it the weights are random"
+            )
+        self.config[command]["include"] = None  # the saved configuration is complete
+
+    def _parse(self, args: list[str]) -> Any:
+        try:
+            return self.parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            raise ValueError(explain(str(error), self._subcommand_parsers[args[0]], _CLASSES)) from error
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing is left to do: Lightning's own version would let the checkpoint win."""
+
+    def before_instantiate_classes(self) -> None:
+        """Prints what the command line changed."""
+        config = self.config[self.subcommand]
+        rank_zero_only(cli_checkpoint.print_differences)(
+            cli_checkpoint.differences(self.saved, {key: config.get(key) for key in self.saved}),
+            config.get("ckpt_path"),
+        )
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and Trainer; an error in one of them comes out as it was raised."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException = error
+            while cause.__cause__ is not None:  # the parser wraps what an __init__ raises, bugs too
+                cause = cause.__cause__
+            raise cause from None
+        given = self.config[self.subcommand].model.init_args
+        for name in LINKED:
+            asked, linked = given.get(name), getattr(self.datamodule, name, None)
+            same = asked in (linked, (linked[0] if isinstance(linked, tuple) and len(set(linked)) == 1 else linked))
+            if asked is not None and not same and tuple(_listed(asked)) != tuple(_listed(linked)):
+                raise ValueError(f"--model.{name} {asked} contradicts the data's {linked}: set --data.{name} instead")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with the callbacks and the logger that the configuration leaves open."""
+        config = self.config_init[self.subcommand]
+        trainer, folder = config["trainer"], self._experiment(config)
+        if trainer["default_root_dir"] is None:
+            kwargs["default_root_dir"] = folder
+        if self.subcommand != "fit" or trainer["logger"] is False:  # without a logger there is no folder for each run
+            self.save_config_callback = None
+        if trainer["logger"] is None or trainer["logger"] is True:
+            kwargs["logger"] = TensorBoardLogger(folder.parent, name=folder.name, default_hp_metric=False)
+        callbacks = trainer["callbacks"] or []
+        callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
+        for callback in self._own_callbacks(trainer, config["checkpoint"]):
+            if not any(isinstance(other, type(callback)) for other in callbacks):
+                callbacks.append(callback)
+        kwargs["callbacks"] = callbacks
+        if trainer["enable_checkpointing"] is False:
+            self._parser(self.subcommand).callback_keys.remove("checkpoint")
+        return super().instantiate_trainer(**kwargs)
+
+    def _own_callbacks(self, trainer: dict[str, Any], checkpoint: ModelCheckpoint) -> list[Callback]:
+        own: list[Callback] = []
+        given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in given):
+            own.append(RichProgressBar())
+        if self.subcommand == "fit":
+            if not Console().is_terminal:  # the bar does not move in a log file
+                own.append(EpochLines())
+            own += [RunSummary(), cli_checkpoint.KeepData(self._data_config())]
+            if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
+                # ModelCheckpoint's own save_last writes only when the best ones change, which is too seldom to resume.
+                own.append(
+                    ModelCheckpoint(
+                        checkpoint.dirpath, "last", save_on_train_epoch_end=True, enable_version_counter=False
+                    )
+                )
+            if trainer["logger"] is not False and not trainer["fast_dev_run"]:
+                own += [LearningRateMonitor(logging_interval="step"), BatchPictures()]
+        if self.subcommand == "predict":
+            own.append(PredictionWriter())
+        return own
+
+    def _data_config(self) -> dict[str, Any]:
+        self._dump_config()
+        data = self.config_dump["data"]
+        return {
+            "class_path": data["class_path"],
+            "init_args": {**data.get("init_args", {}), **data.get("dict_kwargs", {})},
+        }
+
+    def _experiment(self, config: Any) -> Path:
+        """Output folder of the experiment: OUTPUT_DIR/NAME."""
+        name = config.get("name") or _model_name(config.get("model")) or "lookupvit"
+        return Path(config.get("output_dir")) / name
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = self.config[subcommand].get("ckpt_path")
+        kwargs["weights_only"] = True
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if not str(error).startswith("Error(s) in loading state_dict"):
+                raise
+            path = self.config[subcommand].get("ckpt_path")
+            raise ValueError(cli_checkpoint.explain_mismatch(str(error), path)) from error
+
+
+def run(argv: list[str]) -> LookupViTCLI:
+    """Runs one of the Trainer's commands.
+
+    Args:
+        argv: The command and its arguments.
+
+    Raises:
+        ValueError: If the arguments do not fit; the message is one line.
+    """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    return LookupViTCLI(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        seed_everything_default=0,
+        trainer_defaults={"enable_model_summary": False},
+        args=argv,
+    )
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
+
+
+def _option(args: list[str], name: str) -> str | None:
+    """The last value of ``--name`` among the arguments."""
+    value = None
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(f"--{name}="):
+            value = arg.partition("=")[2]
+    return value
+
+
+def _model_name(model: Any) -> str | None:
+    """The model's name, of a parsed configuration or of the task itself."""
+    if isinstance(model, LightningModule):
+        return model.hparams.get("name")
+    return model.init_args.get("name") if model and "init_args" in model else None
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,40 @@
+"""Classification losses that take hard (integer) and soft (probability) targets alike."""
+
+import torch
+import torch.nn.functional as F
+
+LOSSES = ("softmax", "sigmoid")
+
+
+def classification_loss(
+    logits: torch.Tensor, targets: torch.Tensor, kind: str = "softmax", label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Loss of one head, averaged over the batch.
+
+    Args:
+        logits: ``(B, C)`` scores of one head.
+        targets: ``(B,)`` integer classes, or ``(B, C)`` probabilities (after MixUp or CutMix).
+        kind: ``"softmax"`` is the cross-entropy; ``"sigmoid"`` is the binary cross-entropy of each class, summed over
+            the classes.
+        label_smoothing: Weight of the uniform distribution that is mixed into the targets, in [0, 1).
+
+    Returns:
+        A scalar, in nats.
+
+    Raises:
+        ValueError: If ``kind`` is unknown, or if the targets fit neither form.
+    """
+    if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape != logits.shape):
+        raise ValueError(
+            f"targets of shape {tuple(targets.shape)} do not fit logits of shape {tuple(logits.shape)}: "
+            "give (B,) classes or (B, C) probabilities"
+        )
+    if kind == "softmax":
+        return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+    if kind == "sigmoid":
+        classes = logits.shape[1]
+        soft = F.one_hot(targets, classes) if targets.ndim == 1 else targets  # (B,) -> (B, C)
+        soft = soft.to(logits.dtype) * (1 - label_smoothing) + label_smoothing / classes
+        # A sum over the classes keeps the size of the gradient of each logit the same, whatever their number.
+        return F.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(dim=1).mean()
+    raise ValueError(f"unknown loss {kind!r}: choose one of {', '.join(LOSSES)}")
