@@ -300,8 +300,16 @@ def check_path(path: str, reuse: str) -> None:
         raise ValueError("path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'")
 
 
+def check_positive(**values: int) -> None:
+    """Raises a one-line ValueError for a named value that is no positive integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is no positive integer: give a whole number from 1 on")
+
+
 def check_heads(dim: int, num_heads: int) -> None:
-    """Raises a one-line ValueError unless the heads divide the width."""
-    if num_heads < 1 or dim % num_heads:
-        lower = math.gcd(dim, max(num_heads, 1))
+    """Raises a one-line ValueError unless both are positive integers and the heads divide the width."""
+    check_positive(embed_dim=dim, num_heads=num_heads)
+    if dim % num_heads:
+        lower = math.gcd(dim, num_heads)
         raise ValueError(f"num_heads={num_heads} does not divide embed_dim={dim}: choose a divisor, such as {lower}")

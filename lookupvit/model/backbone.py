@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lookupvit.model.attention import CROSS_NORMS, REUSES, check_choice, check_heads, check_path
+from lookupvit.model.attention import CROSS_NORMS, REUSES, check_choice, check_heads, check_path, check_positive
 from lookupvit.model.blocks import LookupViTBlock
 from lookupvit.model.embed import PatchEmbed
 from lookupvit.model.grid import check_compressed_size, resize_tokens
@@ -112,6 +112,7 @@ class LookupViT(nn.Module):
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
+        check_positive(depth=depth, in_chans=in_chans)
         check_choice("reuse", reuse, REUSES)
         check_choice("cross_norm", cross_norm, CROSS_NORMS)
         check_path(path, reuse)
@@ -258,7 +259,7 @@ class LookupViT(nn.Module):
         self.grad_checkpointing = enable
 
     def set_path(self, path: str) -> None:
-        """Forces one path in every block ("plain", "absorbed", "tiled"), or lets each call choose ("auto", "measured")."""
+        """Forces one path ("plain", "absorbed", "tiled") in every block, or lets a call choose ("auto", "measured")."""
         for block in self.blocks:
             check_path(path, block.cross.reuse)
             block.cross.path = path

@@ -6,7 +6,7 @@ Letters: B batch, C image channels, (Y, X) pixels, N tokens, D embed_dim.
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lookupvit.model.attention import check_heads
+from lookupvit.model.attention import check_heads, check_positive
 from lookupvit.model.backbone import Tokens, to_2tuple
 from lookupvit.model.grid import grid_of
 
@@ -57,6 +57,7 @@ class ViT(nn.Module):
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
+        check_positive(depth=depth, in_chans=in_chans)
         self.img_size, self.patch_size = to_2tuple(img_size), to_2tuple(patch_size)
         grid_of(self.img_size, self.patch_size)
         self.embed_dim, self.depth, self.num_classes = embed_dim, depth, num_classes

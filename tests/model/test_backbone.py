@@ -193,6 +193,8 @@ def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):
         ({"img_size": 30}, r"image size \(30, 30\) is not a multiple of the patch size \(4, 4\): resize to \(32, 32\)"),
         ({"compressed_size": (6, 2)}, r"compressed_size \(6, 2\) does not fit the lookup grid \(5, 5\)"),
         ({"compressed_size": (2, 2, 2)}, "3 axes"),
+        ({"embed_dim": "wide"}, "embed_dim='wide' is no positive integer"),
+        ({"depth": 0}, "depth=0 is no positive integer"),
         ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=12"),
         ({"reuse": "both"}, "choose one of transpose, renormalize"),
         ({"head": "cls"}, "choose one of both, compressed, lookup"),

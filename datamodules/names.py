@@ -1,0 +1,62 @@
+"""Class folders: readable names for them, and whether two splits have the same."""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _imagenet() -> tuple[list[str], dict[str, str]]:
+    from timm.data import ImageNetInfo  # only here: importing timm takes a second
+
+    everything = ImageNetInfo("imagenet-22k")
+    return ImageNetInfo("imagenet-1k").label_names(), everything.label_descriptions(as_dict=True)
+
+
+def imagenet_wnids() -> list[str]:
+    """The 1000 wnids of ImageNet-1k, sorted: the class order."""
+    return sorted(_imagenet()[0])
+
+
+def readable_names(folders: Sequence[str]) -> list[str]:
+    """Class names a person can read, in the order of the folders.
+
+    A wnid such as ``n01440764`` becomes its first WordNet word (``tench``); where two folders share that word the wnid
+    follows it. In any other name underscores become spaces.
+    """
+    if not any(_is_wnid(folder) for folder in folders):
+        return [folder.replace("_", " ") for folder in folders]
+    descriptions = _imagenet()[1]
+    names = [descriptions.get(folder, folder.replace("_", " ")).split(",")[0] for folder in folders]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
+
+
+def _is_wnid(folder: str) -> bool:
+    return len(folder) == 9 and folder[0] == "n" and folder[1:].isdigit()
+
+
+def check_same_classes(found: Sequence[str], expected: Sequence[str], where: Path, reference: Path) -> None:
+    """Raise where two splits do not have the same class folders.
+
+    Args:
+        found: sorted folder names of ``where``.
+        expected: sorted folder names of ``reference``.
+        where: the folder looked at.
+        reference: the folder that sets the classes.
+
+    Raises:
+        ValueError: one line that names what is missing and what is too much.
+    """
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    parts = [
+        f"{len(names)} {text} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for names, text in ((missing, "missing"), (extra, "too many"))
+        if names
+    ]
+    if parts:
+        raise ValueError(
+            f"the class folders of {str(where)!r} are not those of {str(reference)!r}: {' and '.join(parts)}; "
+            f"give every split the same {len(expected)} class folders"
+        )

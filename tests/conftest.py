@@ -1,0 +1,45 @@
+"""Fixtures shared by all tests: small image trees, written to disk as real files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)  # several workers of pytest-xdist share few cores
+
+TREE_CLASSES = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark
+
+
+def write_image(path: Path, height: int, width: int, seed: int, **save) -> Path:
+    """One smooth random RGB image (JPEG compresses it well), written in the format that its name says."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC).save(path, **save)
+    return path
+
+
+def write_tree(root: Path, classes: tuple[str, ...], counts: dict[str, int], size: int | None = None) -> Path:
+    """``root/SPLIT/CLASS/0.JPEG``, ...; of sides between 40 and 80 pixels, or of one size."""
+    rng = np.random.default_rng(0)
+    seed = 0
+    for split, count in counts.items():
+        for name in classes:
+            for number in range(count):
+                height, width = (size, size) if size else rng.integers(40, 81, 2).tolist()
+                write_image(root / split / name / f"{number}.JPEG", height, width, seed, quality=95)
+                seed += 1
+    return root
+
+
+@pytest.fixture(scope="session")
+def image_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``train/`` and ``val/`` of 3 classes (wnids) with 4 and 2 JPEGs each, of varying size; do not write into it."""
+    return write_tree(tmp_path_factory.mktemp("images"), TREE_CLASSES, {"train": 4, "val": 2})
+
+
+@pytest.fixture
+def new_tree(tmp_path: Path) -> Path:
+    """The same kind of tree, 32 x 32 pixels, for a test that damages it."""
+    return write_tree(tmp_path / "tree", TREE_CLASSES, {"train": 4, "val": 2}, size=32)

@@ -1,0 +1,65 @@
+"""Every shipped configuration parses, instantiates and runs one step; tiny sizes, tiny data on disk."""
+
+from pathlib import Path
+
+import pytest
+from conftest import write_tree
+
+from datamodules.cifar10 import CLASSES
+from lookupvit.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+PIECES = sorted((CONFIGS / "base").glob("*.yaml"))
+WHOLE = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "base")
+
+
+def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
+    """Options that put tiny data in place of the real data set."""
+    if file.parent.name == "classification":
+        return ["--data.root", str(image_tree), "--data.num_classes", "3", "--data.img_size", "32"]
+    if file.parent.name == "experiments":
+        return ["--data.root", str(write_tree(folder / "cifar", tuple(CLASSES), {"train": 1, "test": 1}, size=32))]
+    return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
+
+
+@pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.stem)
+def test_configuration_runs_one_step(
+    file: Path, image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = ["fit", "--config", str(file), "--config", str(CONFIGS / "base" / "cpu.yaml")]
+    argv += [*tiny_data(file, image_tree, tmp_path), "--data.batch_size", "2", "--data.num_workers", "0"]
+    patch = "6" if file.parent == CONFIGS else "4"
+    argv += ["--model.args", f"{{embed_dim: 32, depth: 2, num_heads: 2, patch_size: {patch}}}"]
+    assert main([*argv, "--trainer.fast_dev_run", "true", "--trainer.accumulate_grad_batches", "1"]) == 0
+    assert "global batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.stem)
+def test_configuration_resolves_and_opens_with_its_command(file: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(file), "--print_config"])
+    printed = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"name: {file.stem}\n" in printed
+    assert ("LookupViTBlock" in printed) == file.stem.endswith("fsdp")
+    head = file.read_text().split("include:")[0]
+    assert f"lookupvit fit --config configs/{file.relative_to(CONFIGS)}" in head
+    assert len(file.read_text().splitlines()) <= 32
+
+
+@pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.stem)
+def test_global_batch_of_imagenet_is_the_recipes(file: Path, capsys: pytest.CaptureFixture) -> None:
+    if file.parent.name != "classification":
+        return
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", str(file), "--print_config"])
+    printed = capsys.readouterr().out
+    values = [
+        int(printed.split(f" {key}: ")[1].split()[0]) for key in ("devices", "accumulate_grad_batches", "batch_size")
+    ]
+    assert values[0] * values[1] * values[2] == 4096
+
+
+def test_every_piece_is_used() -> None:
+    text = "".join(file.read_text() for file in WHOLE)
+    assert [piece.name for piece in PIECES if f"base/{piece.name}" not in text] == []
