@@ -177,18 +177,18 @@ class ImageFolderDataModule(LightningDataModule):
         Raises:
             ValueError, FileNotFoundError: the tree is not what it must be.
         """
+        if stage == "predict":  # needs no training data
+            if self.predict_path is None:
+                raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
+            samples = [(path, path) for path in find_images(self.predict_path)]
+            self._datasets["predict"] = LabelledImages(samples, self._transform(training=False), self.skip_corrupt)
+            return
         classes = self.classes
         if self._num_classes not in (None, len(classes)):
             raise ValueError(
                 f"data.num_classes is {self._num_classes}, but {str(self.root)!r} has {len(classes)} class folders "
                 f"({', '.join(classes[:3])}, ...); set data.num_classes={len(classes)} or check data.root"
             )
-        if stage == "predict":
-            if self.predict_path is None:
-                raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
-            samples = [(path, path) for path in find_images(self.predict_path)]
-            self._datasets["predict"] = LabelledImages(samples, self._transform(training=False), self.skip_corrupt)
-            return
         if stage in (None, "fit") and "train" not in self._datasets:
             self._setup_training()
         if stage in (None, "fit", "validate") and "val" not in self._datasets:

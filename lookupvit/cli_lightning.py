@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,9 @@ def run(argv: list[str]) -> LookupViTCLI:
         ValueError: If the arguments do not fit; the message is one line.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    warnings.filterwarnings("ignore", message=".*is deprecated, use `isinstance\\(treespec", module="lightning")
+    if argv and argv[0] != "fit":  # which checkpoints a finished run kept is of no concern to its readers
+        warnings.filterwarnings("ignore", message="(The dirpath has changed|Be aware that when using `ckpt_path`)")
     return LookupViTCLI(
         LightningModule,
         LightningDataModule,

@@ -130,6 +130,15 @@ def test_predictions_are_written_in_order(
     assert float(rows[0]["probability_3"]) == lines[0]["predictions"][2]["probability"]
 
 
+def test_predict_needs_no_training_data(
+    last: str, image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = ["predict", "--ckpt_path", last, "--data.predict_path", str(next((image_tree / "val").glob("*/*.JPEG")))]
+    argv += ["--data.root", str(tmp_path / "gone"), "--output_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    assert main(argv) == 0
+    assert "1 prediction" in capsys.readouterr().out
+
+
 def test_the_command_line_wins_over_the_checkpoint_and_says_so(
     last: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
