@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lookupvit.model.attention import choose_paths
 from lookupvit.model.backbone import LookupViT, to_2tuple
 from lookupvit.model.grid import check_compressed_size, grid_of
+from lookupvit.model.paths import choose_paths
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -17,7 +17,6 @@ every score of a row, which the softmax over N removes; a value bias passes thro
 same as a shift of the output projection's bias.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -26,23 +25,8 @@ from torch import Tensor, nn
 
 from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
 from lookupvit.model.measured import faster_path
+from lookupvit.model.paths import Paths, choose_paths
 from lookupvit.model.tiled import TiledGather, TiledInfusion
-
-REUSES = ("transpose", "renormalize")
-CROSS_NORMS = ("input", "projection")
-PATHS = ("auto", "plain", "absorbed", "tiled", "measured")
-# Entries of A a sample (H M N) above which a training step computes A again rather than storing it: 16 MB in fp32.
-# Below, storing it is faster and there is little to save.
-TILED_FROM = 4_000_000
-
-
-class Paths(NamedTuple):
-    """Which of the three products of the cross-attention run absorbed, and whether A is stored at all."""
-
-    scores: bool
-    values: bool
-    infusion: bool
-    tiled: bool = False
 
 
 class TiledAttention(NamedTuple):
@@ -51,44 +35,6 @@ class TiledAttention(NamedTuple):
     q: Tensor
     k: Tensor
     lse: Tensor
-
-
-def choose_paths(
-    n: int,
-    m: int,
-    dim: int,
-    num_heads: int,
-    path: str = "auto",
-    cross_norm: str = "input",
-    reuse: str = "transpose",
-    training: bool = False,
-) -> Paths:
-    """Picks the path of each product from its multiply-adds, and whether A is stored from its size.
-
-    Args:
-        n: lookup tokens N.
-        m: compressed tokens M.
-        dim: D.
-        num_heads: H.
-        path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
-            multiply-adds; "measured" counts as "auto" here, a `CrossAttention` looks its shapes up.
-        cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
-        reuse: with "renormalize" A is needed as a whole and is never tiled by itself.
-        training: a backward pass will follow.
-
-    Returns:
-        the choice.
-    """
-    if path not in ("auto", "measured"):
-        return Paths(
-            path == "absorbed" and cross_norm == "input", path == "absorbed", path == "absorbed", path == "tiled"
-        )
-    plain = n * dim * dim + m * n * dim
-    absorbed = m * dim * dim + num_heads * m * n * dim
-    # A GEMM of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
-    use = absorbed < 0.9 * plain
-    tiled = training and not use and reuse == "transpose" and num_heads * m * n > TILED_FROM
-    return Paths(use and cross_norm == "input", use, use, tiled)
 
 
 class SelfAttention(nn.Module):
@@ -284,32 +230,3 @@ def _one_dtype(*tensors: Tensor) -> list[Tensor]:
         return list(tensors)
     dtype = torch.get_autocast_dtype(device)
     return [t.to(dtype) for t in tensors]
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """Returns `value`, or raises a one-line ValueError that lists the `choices` of option `name`."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(choices)}")
-    return value
-
-
-def check_path(path: str, reuse: str) -> None:
-    """Raises a one-line ValueError for a `path` that does not exist or does not go with the `reuse`."""
-    check_choice("path", path, PATHS)
-    if path == "tiled" and reuse == "renormalize":
-        raise ValueError("path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'")
-
-
-def check_positive(**values: int) -> None:
-    """Raises a one-line ValueError for a named value that is no positive integer."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r} is no positive integer: give a whole number from 1 on")
-
-
-def check_heads(dim: int, num_heads: int) -> None:
-    """Raises a one-line ValueError unless both are positive integers and the heads divide the width."""
-    check_positive(embed_dim=dim, num_heads=num_heads)
-    if dim % num_heads:
-        lower = math.gcd(dim, num_heads)
-        raise ValueError(f"num_heads={num_heads} does not divide embed_dim={dim}: choose a divisor, such as {lower}")

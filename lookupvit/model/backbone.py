@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lookupvit.model.attention import CROSS_NORMS, REUSES, check_choice, check_heads, check_path, check_positive
 from lookupvit.model.blocks import LookupViTBlock
+from lookupvit.model.checks import CROSS_NORMS, REUSES, check_choice, check_heads, check_path, check_positive
 from lookupvit.model.embed import PatchEmbed
 from lookupvit.model.grid import check_compressed_size, resize_tokens
 from lookupvit.model.heads import HEADS, PooledHead

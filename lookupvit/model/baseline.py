@@ -6,8 +6,8 @@ Letters: B batch, C image channels, (Y, X) pixels, N tokens, D embed_dim.
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lookupvit.model.attention import check_heads, check_positive
 from lookupvit.model.backbone import Tokens, to_2tuple
+from lookupvit.model.checks import check_heads, check_positive
 from lookupvit.model.grid import grid_of
 
 

@@ -7,7 +7,7 @@ import torch
 from naive import lookupvit as naive_lookupvit
 
 from lookupvit import LookupViT, create_model
-from lookupvit.model.attention import Paths, choose_paths
+from lookupvit.model.paths import Paths, choose_paths
 
 TINY = {"patch_size": (4, 4), "num_classes": 5, "embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
 OPTIONS = [
@@ -179,7 +179,7 @@ def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):
     assert not choose_paths(3136, 200, 768, 12, training=False).tiled  # nothing is stored anyway
     assert choose_paths(196, 25, 768, 12, training=True) == Paths(True, True, True, False)
     assert not choose_paths(196, 100, 768, 12, training=True).tiled
-    monkeypatch.setattr("lookupvit.model.attention.TILED_FROM", 0)
+    monkeypatch.setattr("lookupvit.model.paths.TILED_FROM", 0)
     model = LookupViT(**TINY, img_size=20, compressed_size=5)
     stored = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(tuple(t.shape)) or t, lambda t: t):

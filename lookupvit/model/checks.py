@@ -1,0 +1,36 @@
+"""Checks of what a user passes to a model: one readable line names the thing, the limit and the remedy."""
+
+import math
+
+REUSES = ("transpose", "renormalize")
+CROSS_NORMS = ("input", "projection")
+PATHS = ("auto", "plain", "absorbed", "tiled", "measured")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
+    """Returns `value`, or raises a one-line ValueError that lists the `choices` of option `name`."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(choices)}")
+    return value
+
+
+def check_path(path: str, reuse: str) -> None:
+    """Raises a one-line ValueError for a `path` that does not exist or does not go with the `reuse`."""
+    check_choice("path", path, PATHS)
+    if path == "tiled" and reuse == "renormalize":
+        raise ValueError("path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'")
+
+
+def check_positive(**values: int) -> None:
+    """Raises a one-line ValueError for a named value that is no positive integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}={value!r} is no positive integer: give a whole number from 1 on")
+
+
+def check_heads(dim: int, num_heads: int) -> None:
+    """Raises a one-line ValueError unless both are positive integers and the heads divide the width."""
+    check_positive(embed_dim=dim, num_heads=num_heads)
+    if dim % num_heads:
+        lower = math.gcd(dim, num_heads)
+        raise ValueError(f"num_heads={num_heads} does not divide embed_dim={dim}: choose a divisor, such as {lower}")

@@ -1,0 +1,57 @@
+"""Which order of products the cross-attention takes: the same function, other costs.
+
+Letters: N lookup tokens, M compressed tokens, D embed_dim, H heads, A attention (B, H, M, N).
+"""
+
+from typing import NamedTuple
+
+# Entries of A a sample (H M N) above which a training step computes A again rather than storing it: 16 MB in fp32.
+# Below, storing it is faster and there is little to save.
+TILED_FROM = 4_000_000
+
+
+class Paths(NamedTuple):
+    """Which of the three products of the cross-attention run absorbed, and whether A is stored at all."""
+
+    scores: bool
+    values: bool
+    infusion: bool
+    tiled: bool = False
+
+
+def choose_paths(
+    n: int,
+    m: int,
+    dim: int,
+    num_heads: int,
+    path: str = "auto",
+    cross_norm: str = "input",
+    reuse: str = "transpose",
+    training: bool = False,
+) -> Paths:
+    """Picks the path of each product from its multiply-adds, and whether A is stored from its size.
+
+    Args:
+        n: lookup tokens N.
+        m: compressed tokens M.
+        dim: D.
+        num_heads: H.
+        path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
+            multiply-adds; "measured" counts as "auto" here, a `CrossAttention` looks its shapes up.
+        cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
+        reuse: with "renormalize" A is needed as a whole and is never tiled by itself.
+        training: a backward pass will follow.
+
+    Returns:
+        the choice.
+    """
+    if path not in ("auto", "measured"):
+        return Paths(
+            path == "absorbed" and cross_norm == "input", path == "absorbed", path == "absorbed", path == "tiled"
+        )
+    plain = n * dim * dim + m * n * dim
+    absorbed = m * dim * dim + num_heads * m * n * dim
+    # A GEMM of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
+    use = absorbed < 0.9 * plain
+    tiled = training and not use and reuse == "transpose" and num_heads * m * n > TILED_FROM
+    return Paths(use and cross_norm == "input", use, use, tiled)
