@@ -1,8 +1,11 @@
 """The hand-written backward passes against numerical differentiation, and what they store."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
+from lookupvit import LookupViT
 from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
 
 B, M, H, N, d = 2, 3, 2, 5, 2
@@ -37,3 +40,18 @@ def test_the_large_intermediate_is_not_stored(function):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: stored.append(tuple(t.shape)) or t, lambda t: t):
         function.apply(*args)
     assert stored and (B, M * H, D) not in stored
+
+
+def test_absorbed_in_bfloat16_is_as_close_to_float64_as_plain():
+    torch.manual_seed(0)
+    exact = LookupViT(img_size=64, patch_size=8, num_classes=50, embed_dim=96, depth=4, num_heads=3).double().eval()
+    images = torch.randn(8, 3, 64, 64, dtype=torch.float64)
+    expected = exact(images)
+    rough = deepcopy(exact).bfloat16()
+    error = {}
+    for path in ("plain", "absorbed", "tiled"):
+        rough.set_path(path)
+        with torch.no_grad():
+            error[path] = (rough(images.bfloat16()).double() - expected).square().mean().sqrt()
+    assert error["absorbed"] < 1.1 * error["plain"] and error["tiled"] < 1.1 * error["plain"]
+    assert error["plain"] < 0.02 * expected.square().mean().sqrt()
