@@ -88,8 +88,9 @@ def _images_per_second(models: dict[str, tuple]) -> list[float]:
 
 def _table(rows: list[dict]) -> Table:
     table = Table(title="same data, same recipe, same number of steps")
-    for name in ("run", "model", "compressed", "parameters", "GMACs", "top-1", "images/s", "fit"):
-        table.add_column(name, justify="left" if name in ("run", "model") else "right")
+    for name in ("run", "model", "tokens", "params", "GMACs", "top-1", "images/s", "fit"):
+        text = name in ("run", "model")  # in a narrow terminal names fold and figures stay whole
+        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for row in rows:
         size = row["compressed_size"]
         table.add_row(

@@ -268,15 +268,20 @@ def test_unknown_commands_and_help(capsys: pytest.CaptureFixture) -> None:
     assert error_of(capsys, ["fitt"]) == "unknown command 'fitt': did you mean fit?"
 
 
-def test_a_bug_keeps_its_traceback_and_debug_shows_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback_and_debug_shows_one(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     with pytest.raises(ValueError, match="loss 'hinge'"):
         main(["fit", "--config", str(config), "--model.loss", "hinge", "--debug"])
     monkeypatch.setenv("LOOKUPVIT_DEBUG", "1")
     with pytest.raises(ValueError, match="loss 'hinge'"):
         main(["fit", "--config", str(config), "--model.loss", "hinge"])
     monkeypatch.delenv("LOOKUPVIT_DEBUG")
-    with pytest.raises(TypeError):  # text where a number belongs, in a mapping that nobody could check beforehand
-        main(["fit", "--config", str(config), "--model.args.depth", "two"])
+    argv = ["fit", "--config", str(config), "--model.args.depth", "two"]
+    assert error_of(capsys, argv).startswith("depth='two' is no positive integer")
+    monkeypatch.setattr("lookupvit.tasks.classification.create_model", lambda *_, **__: {}["a bug"])
+    with pytest.raises(KeyError, match="a bug"):
+        main(["fit", "--config", str(config)])
 
 
 def test_two_processes_score_as_one_does(last: str, image_tree: Path, tmp_path: Path) -> None:
