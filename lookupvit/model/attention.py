@@ -168,10 +168,11 @@ class CrossAttention(nn.Module):
 
         if k is None:
             rows = AbsorbedScores.apply(*_one_dtype(q.reshape(B, M * H, d), w_k.view(H, d, D), x))  # (B, M H, N)
-            scores = rows.view(B, M, H, N).transpose(1, 2)  # (B, M H, N) -> (B, H, M, N), a view
+            # views (B, M H, N) -> (B, H, M, N); the softmax itself runs on what is contiguous
+            scores, attention = (t.view(B, M, H, N).transpose(1, 2) for t in (rows, rows.softmax(dim=-1)))
         else:
             scores = self._heads(q) @ self._heads(self.norm_k(k)).transpose(2, 3)  # (B, H, M, N)
-        attention = scores.softmax(dim=-1)
+            attention = scores.softmax(dim=-1)
 
         if v is None:
             w = w_v.view(H, d, D).transpose(1, 2)  # (D, D) -> (H, D, d)
