@@ -1,7 +1,7 @@
 """Norm and MLP of a residual branch, with a backward pass that stores the hidden layer once.
 
 Autograd keeps the normalised input, the hidden layer and its activation. The first and the last follow from the others
-by element-wise work, which is cheap; computing them again saves a quarter of what a training step of LookupViT stores.
+by element-wise work, which is cheap; computing them again saves a fifth of what a training step of LookupViT stores.
 
 Letters: D width, F hidden width; `...` any leading axes.
 """
