@@ -13,6 +13,7 @@ from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.timing import interleave
 from lookupvit.cli_lightning import run
+from lookupvit.model.grid import size_name
 
 _BATCH = 64  # images of one call when throughput is timed
 
@@ -96,7 +97,7 @@ def _table(rows: list[dict]) -> Table:
         table.add_row(
             row["run"],
             row["model"],
-            "x".join(map(str, size)) if size else "-",
+            size_name(size) if size else "-",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['gmacs']:.4f}",
             f"{row['top1']:.2f} %",

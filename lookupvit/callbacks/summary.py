@@ -6,6 +6,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from lookupvit.analysis.cost import count_macs, count_parameters
+from lookupvit.model.grid import size_name
 
 
 class RunSummary(Callback):
@@ -25,15 +26,16 @@ class RunSummary(Callback):
         if model.compressed_size is None:
             macs = f"{count_macs(model, model.img_size) / 1e9:.3g}"
         else:
-            sizes = [getattr(pl_module, "compressed_size", None) or model.compressed_size]
+            sizes = getattr(pl_module, "compressed_sizes", None) or [model.compressed_size]
             macs = ", ".join(
-                f"{count_macs(model, model.img_size, size) / 1e9:.3g} ({'x'.join(map(str, size))})" for size in sizes
+                f"{count_macs(model, model.img_size, size) / 1e9:.3g} ({size_name(size)})" for size in sizes
             )
         self.rows["GMACs an image"] = f"{macs} at {height}x{width} px"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds what is known once data and optimiser stand, and prints."""
-        steps = trainer.estimated_stepping_batches  # on every rank: it may have to set up the data
+        # Both on every rank: the first may have to set up the data, the second asks rank 0 for it.
+        steps, folder = trainer.estimated_stepping_batches, trainer.log_dir
         if not trainer.is_global_zero:
             return
         batch = getattr(trainer.datamodule, "batch_size", None) or getattr(trainer.train_dataloader, "batch_size", 1)
@@ -47,7 +49,7 @@ class RunSummary(Callback):
         resumed = f", from step {trainer.global_step}" if trainer.global_step else ""
         self.rows["steps"] = f"{steps}{epochs}{resumed}"
         self.rows["precision"] = str(trainer.precision)
-        self.rows["output folder"] = str(trainer.log_dir or trainer.default_root_dir)
+        self.rows["output folder"] = str(folder or trainer.default_root_dir)
         table = Table.grid(padding=(0, 2))
         for name, value in self.rows.items():
             table.add_row(f"[bold]{name}[/bold]", value)

@@ -55,5 +55,7 @@ class PatchEmbed(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"expected images of shape (B, {self.in_chans}, height, width), got {tuple(x.shape)}")
         grid = grid_of((x.shape[2], x.shape[3]), self.patch_size)
-        tokens = self.proj(x).flatten(2).transpose(1, 2)  # (B, C, Y, X) -> (B, D, h, w) -> (B, N, D)
+        # (B, C, Y, X) -> (B, D, h, w) -> (B, N, D); contiguous, for every residual sum after it keeps this layout, and
+        # LayerNorm would copy each one of them.
+        tokens = self.proj(x).flatten(2).transpose(1, 2).contiguous()
         return tokens + resize_tokens(self.pos_embed, self.grid_size, grid, self.antialias), grid

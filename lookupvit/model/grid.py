@@ -110,3 +110,21 @@ def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") 
             f"{what} size {tuple(size)} is not a multiple of the patch size {tuple(patch)}: resize to {nearest}"
         )
     return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
+def size_name(size: tuple[int, ...]) -> str:
+    """A grid as text, `(3, 3)` as "3x3" and `(2, 5, 5)` as "2x5x5"."""
+    return "x".join(map(str, size))
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    """The grid of a text such as "3x3", "2x5x5" or "5" (which means "5x5").
+
+    Raises:
+        ValueError: for any other text, in one line.
+    """
+    parts = text.lower().split("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"compressed size {text!r} is not of the form 3x3 (or 2x5x5 for clips): give positive numbers")
+    size = tuple(int(part) for part in parts)
+    return size * 2 if len(size) == 1 else size

@@ -1,55 +1,58 @@
-"""Image classification: dual-head loss, accuracy of each head and of their mean, optimiser and schedule."""
+"""Image classification: dual-head loss at one or many compressed sizes, and the accuracy at each of them."""
 
+import os
+from math import prod
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from lightning.pytorch.strategies import FSDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from lookupvit.model.grid import check_compressed_size, size_name
 from lookupvit.model.zoo import create_model
-from lookupvit.tasks.losses import LOSSES, classification_loss
-from lookupvit.tasks.optim import build_adamw, decayed_names, parameter_groups, warmup_cosine
+from lookupvit.tasks.base import Task, check
+from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss
+from lookupvit.tasks.sampling import Size, check_sizes, draw_size, sandwich_sizes
 
-# Hyper-parameters of a parameter group that the present run decides, also after a resume.
-_GROUP_OPTIONS = ("lr", "weight_decay", "betas", "eps", "fused", "name")
+_STAGES = ("val", "test")
+_MAIN = "main"  # the key of the size that an unadorned metric such as val/top1 stands for
 
 
-class ClassificationTask(LightningModule):
+class ClassificationTask(Task):
     """Trains and tests an image classifier: LookupViT, or a ViT beside it.
 
     Batches are ``(images, targets)``: images ``(B, 3, H, W)``, normalised; targets ``(B,)`` classes or ``(B, C)``
     probabilities. Batches of ``predict`` are ``(images, files)``. The training loss is the mean of the heads' losses.
 
-    Logged: ``train/loss``; ``val/loss``, ``val/top1``, ``val/top5`` of the mean of the heads' logits, and the same for
-    each head alone, such as ``val/top1_compressed``; ``test/...`` likewise.
+    With ``compressed_sizes`` each training step draws one of them, from (seed, step) alone, and evaluation reports
+    every one of them in one pass over the data.
+
+    Logged: ``train/loss``; ``train/compressed_tokens`` where sizes are drawn; ``val/loss``, ``val/top1``, ``val/top5``
+    of the mean of the heads' logits at the main size, and the same for each head alone, such as
+    ``val/top1_compressed``; at every size that is evaluated besides, ``val/top1@3x3`` and so on; ``test/...`` likewise.
 
     Args:
         name: Model, one of ``lookupvit.list_models()``.
         num_classes: Classes; the command line takes it from the data. None keeps the model's own.
         img_size: Image size, an int or (height, width) in pixels; the command line takes it from the data. None keeps
             the model's own.
-        compressed_size: Compressed grid (rows, columns) of a LookupViT; None keeps the model's own.
+        compressed_size: Compressed grid (rows, columns) of a LookupViT; None: the largest of ``compressed_sizes``, or
+            the model's own.
+        compressed_sizes: Sizes of multi-resolution training; None trains at ``compressed_size`` alone.
+        size_weights: How often each of ``compressed_sizes`` is drawn, relative to the others; None: equally often.
+        sandwich: Train at the largest, the smallest and one size between in every step (about three times the work).
+        distill_weight: With ``sandwich``, the share of the smaller sizes' loss that compares them with the largest.
+        eval_compressed_sizes: Sizes to evaluate; None: ``compressed_sizes``, or ``compressed_size`` alone.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
         args: Further arguments of ``lookupvit.create_model``, such as ``{"reuse": "renormalize"}``.
         loss: ``"softmax"`` (cross-entropy) or ``"sigmoid"`` (binary cross-entropy, summed over classes).
         label_smoothing: Weight of the uniform distribution mixed into the targets.
         head_bias: First value of the classifiers' biases; -6.9 suits the sigmoid loss with 1000 classes. None keeps
             the model's own.
-        lr: Highest learning rate. It is used as given: it does not change with the number of devices.
-        min_lr: Learning rate at the end of the cosine.
-        weight_decay: AdamW's weight decay, on matrices only.
-        betas: AdamW's betas.
-        warmup_epochs: Length of the linear warm-up in epochs (or give ``warmup_steps``).
-        warmup_steps: Length of the linear warm-up in optimiser steps.
-        layer_decay: Each layer's learning rate over that of the layer above; below 1 for fine-tuning.
-        ema_decay: Decay of the moving average of the weights, evaluated and saved in place of the raw ones; None: none.
         eval_head: Head that is evaluated, ``"compressed"`` or ``"lookup"``; None evaluates every head and their mean.
-        compile: Run the model through ``torch.compile``.
+        **options: Of ``Task``: optimiser, schedule, moving average, compilation.
 
     Raises:
         ValueError: If an option has a value that does not fit.
@@ -61,76 +64,93 @@ class ClassificationTask(LightningModule):
         num_classes: int | None = None,
         img_size: int | tuple[int, int] | None = None,
         compressed_size: tuple[int, ...] | None = None,
+        compressed_sizes: list[list[int]] | None = None,
+        size_weights: list[float] | None = None,
+        sandwich: bool = False,
+        distill_weight: float = 0.5,
+        eval_compressed_sizes: list[list[int]] | None = None,
         drop_path_rate: float = 0.0,
         args: dict[str, Any] | None = None,
         loss: str = "softmax",
         label_smoothing: float = 0.0,
         head_bias: float | None = None,
-        lr: float = 1e-3,
-        min_lr: float = 0.0,
-        weight_decay: float = 0.05,
-        betas: tuple[float, float] = (0.9, 0.999),
-        warmup_epochs: float = 0.0,
-        warmup_steps: int = 0,
-        layer_decay: float = 1.0,
-        ema_decay: float | None = None,
         eval_head: str | None = None,
-        compile: bool = False,
+        **options,
     ) -> None:
-        super().__init__()
+        super().__init__(**options)
         self.save_hyperparameters()
-        _check(loss in LOSSES, f"loss {loss!r} is unknown: choose one of {', '.join(LOSSES)}")
-        _check(0 <= label_smoothing < 1, f"label_smoothing {label_smoothing} is not in [0, 1)")
-        _check(0 <= min_lr <= lr and lr > 0, f"min_lr {min_lr} and lr {lr}: give 0 <= min_lr <= lr and lr > 0")
-        _check(0 < layer_decay <= 1, f"layer_decay {layer_decay} is not in (0, 1]: 1 turns it off")
-        _check(ema_decay is None or 0 < ema_decay < 1, f"ema_decay {ema_decay} is not in (0, 1): null turns it off")
-        _check(
-            not (warmup_epochs and warmup_steps), "warmup_epochs and warmup_steps are both set: set one of them to 0"
+        check(loss in LOSSES, f"loss {loss!r} is unknown: choose one of {', '.join(LOSSES)}")
+        check(0 <= label_smoothing < 1, f"label_smoothing {label_smoothing} is not in [0, 1)")
+        check(0 <= distill_weight <= 1, f"distill_weight {distill_weight} is not in [0, 1]")
+        check(
+            compressed_sizes is not None or not (sandwich or size_weights),
+            "sandwich and size_weights need compressed_sizes: give those too, such as [[3, 3], [5, 5]]",
         )
-        self.loss, self.label_smoothing = loss, label_smoothing
-        self.lr, self.min_lr, self.weight_decay, self.betas = lr, min_lr, weight_decay, tuple(betas)
-        self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
-        self.layer_decay, self.ema_decay = layer_decay, ema_decay
+        self.loss, self.label_smoothing, self.distill_weight = loss, label_smoothing, distill_weight
+        self.sandwich, self.size_weights = sandwich, size_weights
+        self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
+        if compressed_size is None and self.compressed_sizes:
+            compressed_size = max(self.compressed_sizes, key=prod)
         self.compressed_size = tuple(compressed_size) if compressed_size is not None else None
-        self.class_names: list[str] | None = None
 
-        options = {"num_classes": num_classes, "img_size": img_size, "drop_path_rate": drop_path_rate, **(args or {})}
+        arguments = {"num_classes": num_classes, "img_size": img_size, "drop_path_rate": drop_path_rate, **(args or {})}
         if self.compressed_size is not None:
-            options["compressed_size"] = self.compressed_size
-        self.model = create_model(name, **options)
+            arguments["compressed_size"] = self.compressed_size
+        self.model = create_model(name, **arguments)
         heads = tuple(getattr(self.model, "heads", ())) or ("pooled",)
-        _check(
+        check(
             eval_head is None or (eval_head in heads and heads != ("pooled",)),
             f"eval_head {eval_head!r} does not exist: {name} has {', '.join(heads)}; null evaluates every head",
         )
         self.eval_head = eval_head
         if head_bias is not None:
             self.model.init_head_bias(head_bias)
-        self._decayed = decayed_names(self.model, self.model.no_weight_decay())
+        self._prepare()
         self._features = self.model.forward_features
-        self._compile = compile
+        self._tokens = getattr(self.model, "forward_tokens", None)
 
-        # One set of metrics a head and one for the mean; a model with a single head has the mean alone.
+        wanted = self.compressed_sizes if eval_compressed_sizes is None else check_sizes(eval_compressed_sizes)
+        self.eval_sizes = self._fitting(wanted or [])
+        # One set of metrics a size and head, and one for the mean; a model with a single head has the mean alone.
         names = ["mean"] + (list(heads) if eval_head is None and len(heads) > 1 else [])
+        sizes = [_MAIN, *(size_name(size) for size in self.eval_sizes if size != self.model.compressed_size)]
+        classes = self.model.num_classes
         self.metrics = nn.ModuleDict(
             {
-                stage: nn.ModuleDict({head: _metrics(stage, head, self.model.num_classes) for head in names})
+                stage: nn.ModuleDict(
+                    {
+                        size: nn.ModuleDict({head: _metrics(stage, size, head, classes) for head in names})
+                        for size in sizes
+                    }
+                )
                 for stage in _STAGES
             }
         )
-        self.losses = nn.ModuleDict({stage: MeanMetric() for stage in _STAGES})
+        self.losses = nn.ModuleDict({stage: nn.ModuleDict({size: MeanMetric() for size in sizes}) for stage in _STAGES})
+
+    def _fitting(self, sizes: list[Size]) -> list[Size]:
+        """The sizes, once it is clear that this model can take them."""
+        if (sizes or self.compressed_sizes) and self.model.compressed_size is None:
+            raise ValueError(f"{self.hparams.name} has no compressed tokens: leave compressed_sizes out")
+        for size in [*sizes, *(self.compressed_sizes or [])]:
+            check_compressed_size(size, self.model.embed.grid_size)
+        return sizes
 
     def setup(self, stage: str) -> None:
         """Compiles the model, in this process and after any copy of it was made."""
-        if self._compile:
+        if self.compile_model:
+            shapes = 4 * max(len(self.eval_sizes), len(self.compressed_sizes or []), 1)  # train and eval, last batches
+            torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
             self._features = torch.compile(self.model.forward_features, dynamic=False)
+            if self._tokens is not None:
+                self._tokens = torch.compile(self.model.forward_tokens, dynamic=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, C)`` of images ``(B, 3, H, W)``: the mean of the heads, or ``eval_head`` alone."""
-        return torch.stack(list(self.head_logits(images, self.compressed_size, self.eval_head).values())).mean(dim=0)
+        return _mean(self.head_logits(images, self.compressed_size, self.eval_head))
 
     def head_logits(
-        self, images: torch.Tensor, compressed_size: tuple[int, ...] | None = None, head: str | None = None
+        self, images: torch.Tensor, compressed_size: Size | None = None, head: str | None = None
     ) -> dict[str, torch.Tensor]:
         """Logits ``(B, C)`` by head, of images ``(B, 3, H, W)``; None keeps the model's own size and heads."""
         options = {} if compressed_size is None else {"compressed_size": compressed_size}
@@ -138,20 +158,61 @@ class ClassificationTask(LightningModule):
             options["head"] = head
         return self.model.forward_logits(self._features(images, **options))
 
-    def training_compressed_size(self, step: int) -> tuple[int, ...] | None:
-        """Compressed size of the training step ``step``; the place for a schedule of sizes."""
-        return self.compressed_size
+    def logits_at_sizes(
+        self, images: torch.Tensor, sizes: list[Size], head: str | None = None
+    ) -> dict[Size, dict[str, torch.Tensor]]:
+        """Logits ``(B, C)`` by size and head, of images ``(B, 3, H, W)`` that are embedded once."""
+        if len(sizes) == 1:
+            return {sizes[0]: self.head_logits(images, sizes[0], head)}
+        lookup, grid = self.model.embed_images(images)
+        return {size: self.model.forward_logits(self._tokens(lookup, grid, size, head)) for size in sizes}
+
+    def training_sizes(self, step: int) -> list[Size | None]:
+        """Compressed sizes of the training step ``step``; with the sandwich rule the teacher comes first."""
+        if self.compressed_sizes is None:
+            return [self.compressed_size]
+        if self.sandwich:
+            return list(sandwich_sizes(self.compressed_sizes, self.size_weights, self._seed, step))
+        return [draw_size(self.compressed_sizes, self.size_weights, self._seed, step)]
+
+    @property
+    def _seed(self) -> int:
+        return int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it, on every rank
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Mean of the heads' losses."""
+        """Mean of the heads' losses, and of the sizes'."""
         images, targets = batch
-        logits = self.head_logits(images, self.training_compressed_size(self.global_step))
-        losses = {head: self._loss(value, targets) for head, value in logits.items()}
+        sizes = self.training_sizes(self.global_step)
+        by_size = self.logits_at_sizes(images, sizes)
+        losses = {head: self._loss(value, targets) for head, value in by_size[sizes[0]].items()}
         loss = torch.stack(list(losses.values())).mean()
-        self.log("train/loss", loss, prog_bar=True)
         if len(losses) > 1:
             self.log_dict({f"train/loss_{head}": value.detach() for head, value in losses.items()})
+        if len(sizes) > 1:
+            loss = self._taught(loss, by_size, sizes, targets)
+        elif self.compressed_sizes is not None:
+            self.log("train/compressed_tokens", float(prod(sizes[0])))
+        self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _taught(
+        self, loss: torch.Tensor, by_size: dict[Size, dict[str, torch.Tensor]], sizes: list[Size], targets: torch.Tensor
+    ) -> torch.Tensor:
+        """The sandwich rule's loss: the largest size learns from the targets, the others from it as well."""
+        teacher = _mean(by_size[sizes[0]]).detach().float()
+        total, share = loss, self.distill_weight
+        for size, role in zip(sizes[1:], ("smallest", "between"), strict=False):
+            own = torch.stack(
+                [
+                    (1 - share) * self._loss(value, targets)
+                    + share * distillation_loss(value.float(), teacher, self.loss)
+                    for value in by_size[size].values()
+                ]
+            ).mean()
+            self.log(f"train/loss_{role}", own.detach())
+            total = total + own
+        self.log("train/loss_largest", loss.detach())
+        return total / len(sizes)
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Updates the metrics ``val/...``."""
@@ -169,100 +230,48 @@ class ClassificationTask(LightningModule):
         top = probabilities.topk(min(5, logits.shape[1]), dim=1)
         return {"files": list(files), "probabilities": top.values.cpu(), "classes": top.indices.cpu()}
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW, with a linear warm-up and a cosine by step."""
-        groups = parameter_groups(
-            self.model.named_parameters(),
-            self._decayed,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            layer_decay=self.layer_decay,
-            layer_id=self.model.layer_id,
-            top=self.model.num_layers - 1,
-        )
-        optimizer = build_adamw(groups, betas=self.betas)
-        self._group_options = [{k: g[k] for k in _GROUP_OPTIONS if k in g} for g in optimizer.param_groups]
-        total, warmup = self._schedule_steps()
-        factor = warmup_cosine(total, warmup, self.min_lr / self.lr)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
-
-    def on_train_start(self) -> None:
-        """Puts this run's learning rate and decay in place of those that a resumed optimiser brought along."""
-        for scheduler, optimizer in zip(self.trainer.lr_scheduler_configs, self.trainer.optimizers, strict=True):
-            scheduler.scheduler.base_lrs = [options["lr"] for options in self._group_options]
-            factor = scheduler.scheduler.lr_lambdas[0](scheduler.scheduler.last_epoch)
-            for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
-                group.update({**options, "initial_lr": options["lr"], "lr": options["lr"] * factor})
-
-    def configure_callbacks(self) -> list[Callback]:
-        """The moving average of the weights, while training."""
-        if self.ema_decay is None or self.trainer.state.fn != "fit":
-            return []
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError("ema_decay does not work with strategy fsdp: set --model.ema_decay null or use ddp")
-        return [EMAWeightAveraging(decay=self.ema_decay)]
-
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Clips as the Trainer asks, also where Lightning refuses: FSDP's shards, and fused AdamW in bfloat16."""
-        by_norm = gradient_clip_val and gradient_clip_algorithm in (None, "norm")
-        if by_norm and isinstance(self.trainer.strategy, FSDPStrategy):
-            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
-        elif by_norm and getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-        else:
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps this class's path, and the class names, so that ``predict`` can be read without the training data."""
-        checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        names = getattr(self.trainer.datamodule, "class_names", None) or self.class_names
-        if names:
-            checkpoint["class_names"] = [str(name) for name in names]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the class names from the checkpoint."""
-        self.class_names = checkpoint.get("class_names")
-
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return classification_loss(logits.float(), targets, self.loss, self.label_smoothing)
 
-    def _schedule_steps(self) -> tuple[int, int]:
-        """Optimiser steps of the whole run and of the warm-up."""
-        total = self.trainer.estimated_stepping_batches
-        if total == float("inf"):
-            raise ValueError("the length of the run is not known: set --trainer.max_epochs or --trainer.max_steps")
-        warmup = self.warmup_steps
-        if self.warmup_epochs:
-            if self.trainer.max_epochs is None or self.trainer.max_epochs < 1:
-                raise ValueError("warmup_epochs needs --trainer.max_epochs: give --model.warmup_steps instead")
-            warmup = round(self.warmup_epochs * total / self.trainer.max_epochs)
-        if self.trainer.fast_dev_run:
-            warmup = min(warmup, int(total) - 1)
-        return int(total), warmup
-
     def _evaluate(self, batch: tuple, batch_idx: int, stage: str, loader: Any) -> None:
         images, targets = batch
-        logits = self.head_logits(images, self.compressed_size, self.eval_head)
+        main = self.model.compressed_size
+        sizes = [main, *(size for size in self.eval_sizes if size != main)]
+        by_size = self.logits_at_sizes(images, sizes, self.eval_head)
         new = _new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
-        targets = targets[:new]
-        logits = {head: value[:new].float() for head, value in logits.items()}
-        mean = torch.stack(list(logits.values())).mean(dim=0)
-        if new:
-            losses = [self._loss(value, targets) for value in logits.values()]
-            self.losses[stage].update(torch.stack(losses).mean(), weight=new)
-            for head, metric in self.metrics[stage].items():
-                metric.update(mean if head == "mean" else logits[head], targets)
-        self.log(f"{stage}/loss", self.losses[stage], batch_size=len(images))
-        for head, metric in self.metrics[stage].items():
-            self.log_dict(metric, prog_bar=head == "mean", batch_size=len(images))
+        for size in sizes:
+            key = _MAIN if size == main else size_name(size)
+            logits = {head: value[:new].float() for head, value in by_size[size].items()}
+            self._update(logits, targets[:new], stage, key)
+            self.log(f"{stage}/loss{_at(key)}", self.losses[stage][key], batch_size=len(images))
+            for head, metric in self.metrics[stage][key].items():
+                self.log_dict(metric, prog_bar=key == _MAIN and head == "mean", batch_size=len(images))
+            if key == _MAIN and size in self.eval_sizes:  # once more under its own size, for tables and plots
+                shown = self.metrics[stage][key]["mean"]
+                named = {f"{name}@{size_name(size)}": metric for name, metric in shown.items(keep_base=True)}
+                self.log_dict(named, batch_size=len(images))
+
+    def _update(self, logits: dict[str, torch.Tensor], targets: torch.Tensor, stage: str, key: str) -> None:
+        if not len(targets):
+            return
+        losses = [self._loss(value, targets) for value in logits.values()]
+        self.losses[stage][key].update(torch.stack(losses).mean(), weight=len(targets))
+        mean = _mean(logits)
+        for head, metric in self.metrics[stage][key].items():
+            metric.update(mean if head == "mean" else logits[head], targets)
 
 
-_STAGES = ("val", "test")
+def _mean(logits: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean of the heads' logits ``(B, C)``."""
+    return torch.stack(list(logits.values())).mean(dim=0)
 
 
-def _metrics(stage: str, head: str, num_classes: int) -> MetricCollection:
-    suffix = "" if head == "mean" else f"_{head}"
+def _at(key: str) -> str:
+    return "" if key == _MAIN else f"@{key}"
+
+
+def _metrics(stage: str, size: str, head: str, num_classes: int) -> MetricCollection:
+    suffix = ("" if head == "mean" else f"_{head}") + _at(size)
     return MetricCollection(
         {
             f"{stage}/top{k}{suffix}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro")
@@ -280,8 +289,3 @@ def _new_samples(loader: Any, batch_idx: int, batch: int, rank: int) -> int:
     # Rank r holds the samples r, r + R, r + 2 R, ...; those from len(dataset) on are repeats.
     mine = len(range(rank, len(sampler.dataset), sampler.num_replicas))
     return max(0, min(batch, mine - batch_idx * loader.batch_size))
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)

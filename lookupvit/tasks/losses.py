@@ -38,3 +38,18 @@ def classification_loss(
         # A sum over the classes keeps the size of the gradient of each logit the same, whatever their number.
         return F.binary_cross_entropy_with_logits(logits, soft, reduction="none").sum(dim=1).mean()
     raise ValueError(f"unknown loss {kind!r}: choose one of {', '.join(LOSSES)}")
+
+
+def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, kind: str = "softmax") -> torch.Tensor:
+    """How far a student's distribution lies from its teacher's; least where they agree.
+
+    Args:
+        student: Logits ``(B, C)``.
+        teacher: Logits ``(B, C)``, detached.
+        kind: ``"softmax"``: cross-entropy between the two softmax distributions; ``"sigmoid"``: binary cross-entropy
+            of each class, summed over the classes.
+
+    Returns:
+        A scalar, in nats.
+    """
+    return classification_loss(student, teacher.softmax(dim=1) if kind == "softmax" else teacher.sigmoid(), kind)

@@ -1,4 +1,4 @@
-"""Parameter groups, AdamW, and the learning rate by step."""
+"""Parameter groups, the optimisers, and the learning rate by step."""
 
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -101,7 +101,22 @@ def warmup_cosine(total_steps: int, warmup_steps: int, min_ratio: float = 0.0) -
     return factor
 
 
-def build_adamw(groups: list[dict], betas: tuple[float, float], eps: float = 1e-8) -> torch.optim.AdamW:
-    """AdamW over parameter groups, fused where every parameter lies on a CPU or a CUDA device."""
+OPTIMIZERS = ("adamw", "sgd")
+
+
+def build_optimizer(
+    name: str, groups: list[dict], betas: tuple[float, float] = (0.9, 0.999), momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """The optimiser over parameter groups, fused where every parameter lies on a CPU or a CUDA device.
+
+    Args:
+        name: ``"adamw"`` or ``"sgd"``.
+        groups: From :func:`parameter_groups`.
+        betas: AdamW's betas.
+        momentum: SGD's momentum.
+    """
     devices = {p.device.type for group in groups for p in group["params"]}
-    return torch.optim.AdamW(groups, betas=betas, eps=eps, fused=True if devices <= {"cpu", "cuda"} else None)
+    fused = True if devices <= {"cpu", "cuda"} else None
+    if name == "adamw":
+        return torch.optim.AdamW(groups, betas=betas, fused=fused)
+    return torch.optim.SGD(groups, momentum=momentum, fused=fused)

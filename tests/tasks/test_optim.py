@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lookupvit.model.zoo import create_model
-from lookupvit.tasks.optim import build_adamw, clean_name, decayed_names, parameter_groups, warmup_cosine
+from lookupvit.tasks.optim import build_optimizer, clean_name, decayed_names, parameter_groups, warmup_cosine
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 4, "num_classes": 3}
 
@@ -69,7 +69,7 @@ def test_schedule_by_hand() -> None:
 
 def test_fused_adamw_takes_the_steps_of_the_formula() -> None:
     p = nn.Parameter(torch.tensor([[1.0, -2.0]], dtype=torch.float64))
-    optimizer = build_adamw([{"params": [p], "lr": 0.1, "weight_decay": 0.5}], betas=(0.9, 0.99))
+    optimizer = build_optimizer("adamw", [{"params": [p], "lr": 0.1, "weight_decay": 0.5}], betas=(0.9, 0.99))
     assert optimizer.param_groups[0]["fused"] is True
     value, m, v = torch.tensor([[1.0, -2.0]], dtype=torch.float64), 0.0, 0.0
     for step in range(1, 4):

@@ -1,0 +1,148 @@
+"""What every task shares: optimiser and schedule, moving average, gradient clipping, what a checkpoint carries."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.strategies import FSDPStrategy
+from torch import nn
+
+from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
+
+# Hyper-parameters of a parameter group that the present run decides, also after a resume.
+_GROUP_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "fused", "name")
+
+
+class Task(LightningModule):
+    """A model in training. A subclass builds ``self.model`` and then calls ``self._prepare()``.
+
+    The model has ``no_weight_decay()``, ``layer_id(name)`` and ``num_layers``, as ``LookupViT`` has.
+
+    Args:
+        lr: Highest learning rate. It is used as given: it does not change with the number of devices.
+        min_lr: Learning rate at the end of the cosine.
+        weight_decay: Weight decay, on matrices only.
+        optimizer: ``"adamw"`` or ``"sgd"`` (with Nesterov's momentum off, as ViViT has it).
+        betas: AdamW's betas.
+        momentum: SGD's momentum.
+        warmup_epochs: Length of the linear warm-up in epochs (or give ``warmup_steps``).
+        warmup_steps: Length of the linear warm-up in optimiser steps.
+        layer_decay: Each layer's learning rate over that of the layer above; below 1 for fine-tuning.
+        ema_decay: Decay of the moving average of the weights, evaluated and saved in place of the raw ones; None: none.
+        compile: Run the model through ``torch.compile``.
+
+    Raises:
+        ValueError: If an option has a value that does not fit.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-3,
+        min_lr: float = 0.0,
+        weight_decay: float = 0.05,
+        optimizer: str = "adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        momentum: float = 0.9,
+        warmup_epochs: float = 0.0,
+        warmup_steps: int = 0,
+        layer_decay: float = 1.0,
+        ema_decay: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        check(0 <= min_lr <= lr and lr > 0, f"min_lr {min_lr} and lr {lr}: give 0 <= min_lr <= lr and lr > 0")
+        check(optimizer in OPTIMIZERS, f"optimizer {optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+        check(0 <= momentum < 1, f"momentum {momentum} is not in [0, 1)")
+        check(0 < layer_decay <= 1, f"layer_decay {layer_decay} is not in (0, 1]: 1 turns it off")
+        check(ema_decay is None or 0 < ema_decay < 1, f"ema_decay {ema_decay} is not in (0, 1): null turns it off")
+        check(not (warmup_epochs and warmup_steps), "warmup_epochs and warmup_steps are both set: set one of them to 0")
+        self.lr, self.min_lr, self.weight_decay = lr, min_lr, weight_decay
+        self.optimizer, self.betas, self.momentum = optimizer, tuple(betas), momentum
+        self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
+        self.layer_decay, self.ema_decay = layer_decay, ema_decay
+        self.compile_model = compile
+        self.class_names: list[str] | None = None
+
+    def _prepare(self) -> None:
+        """Notes what later wrappers would hide; call it once ``self.model`` is there."""
+        self._decayed = decayed_names(self.model, self.model.no_weight_decay())
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The optimiser's groups."""
+        return parameter_groups(
+            self.model.named_parameters(),
+            self._decayed,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
+            layer_id=self.model.layer_id,
+            top=self.model.num_layers - 1,
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimiser, with a linear warm-up and a cosine by step."""
+        groups = self._parameter_groups()
+        optimizer = build_optimizer(self.optimizer, groups, betas=self.betas, momentum=self.momentum)
+        self._group_options = [{k: g[k] for k in _GROUP_OPTIONS if k in g} for g in optimizer.param_groups]
+        total, warmup = self._schedule_steps()
+        factor = warmup_cosine(total, warmup, self.min_lr / self.lr)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def on_train_start(self) -> None:
+        """Puts this run's learning rate and decay in place of those that a resumed optimiser brought along."""
+        for scheduler, optimizer in zip(self.trainer.lr_scheduler_configs, self.trainer.optimizers, strict=True):
+            scheduler.scheduler.base_lrs = [options["lr"] for options in self._group_options]
+            factor = scheduler.scheduler.lr_lambdas[0](scheduler.scheduler.last_epoch)
+            for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
+                group.update({**options, "initial_lr": options["lr"], "lr": options["lr"] * factor})
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The moving average of the weights, while training."""
+        if self.ema_decay is None or self.trainer.state.fn != "fit":
+            return []
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError("ema_decay does not work with strategy fsdp: set --model.ema_decay null or use ddp")
+        return [EMAWeightAveraging(decay=self.ema_decay)]
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clips as the Trainer asks, also where Lightning refuses: FSDP's shards, and fused AdamW in bfloat16."""
+        by_norm = gradient_clip_val and gradient_clip_algorithm in (None, "norm")
+        if by_norm and isinstance(self.trainer.strategy, FSDPStrategy):
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)
+        elif by_norm and getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps this class's path, and the class names, so that ``predict`` can be read without the training data."""
+        checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        names = getattr(self.trainer.datamodule, "class_names", None) or self.class_names
+        if names:
+            checkpoint["class_names"] = [str(name) for name in names]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the class names from the checkpoint."""
+        self.class_names = checkpoint.get("class_names")
+
+    def _schedule_steps(self) -> tuple[int, int]:
+        """Optimiser steps of the whole run and of the warm-up."""
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError("the length of the run is not known: set --trainer.max_epochs or --trainer.max_steps")
+        warmup = self.warmup_steps
+        if self.warmup_epochs:
+            if self.trainer.max_epochs is None or self.trainer.max_epochs < 1:
+                raise ValueError("warmup_epochs needs --trainer.max_epochs: give --model.warmup_steps instead")
+            warmup = round(self.warmup_epochs * total / self.trainer.max_epochs)
+        if self.trainer.fast_dev_run:
+            warmup = min(warmup, int(total) - 1)
+        return int(total), warmup
+
+
+def check(condition: bool, message: str) -> None:
+    """Raises a ValueError with ``message`` where an option does not fit."""
+    if not condition:
+        raise ValueError(message)
