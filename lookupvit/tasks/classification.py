@@ -11,7 +11,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lookupvit.model.grid import check_compressed_size, size_name
-from lookupvit.model.zoo import create_model
+from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss
 from lookupvit.tasks.sampling import Size, check_sizes, draw_size, sandwich_sizes
@@ -89,6 +89,12 @@ class ClassificationTask(Task):
         self.loss, self.label_smoothing, self.distill_weight = loss, label_smoothing, distill_weight
         self.sandwich, self.size_weights = sandwich, size_weights
         self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
+        wanted = self.compressed_sizes if eval_compressed_sizes is None else check_sizes(eval_compressed_sizes)
+        self.eval_sizes = wanted or []
+        check(
+            not (self.eval_sizes or self.compressed_sizes) or "compressed_size" in model_arguments(name),
+            f"{name} has no compressed tokens: leave compressed_sizes and eval_compressed_sizes out",
+        )
         if compressed_size is None and self.compressed_sizes:
             compressed_size = max(self.compressed_sizes, key=prod)
         self.compressed_size = tuple(compressed_size) if compressed_size is not None else None
@@ -97,6 +103,8 @@ class ClassificationTask(Task):
         if self.compressed_size is not None:
             arguments["compressed_size"] = self.compressed_size
         self.model = create_model(name, **arguments)
+        for size in [*self.eval_sizes, *(self.compressed_sizes or [])]:
+            check_compressed_size(size, self.model.embed.grid_size)
         heads = tuple(getattr(self.model, "heads", ())) or ("pooled",)
         check(
             eval_head is None or (eval_head in heads and heads != ("pooled",)),
@@ -109,8 +117,6 @@ class ClassificationTask(Task):
         self._features = self.model.forward_features
         self._tokens = getattr(self.model, "forward_tokens", None)
 
-        wanted = self.compressed_sizes if eval_compressed_sizes is None else check_sizes(eval_compressed_sizes)
-        self.eval_sizes = self._fitting(wanted or [])
         # One set of metrics a size and head, and one for the mean; a model with a single head has the mean alone.
         names = ["mean"] + (list(heads) if eval_head is None and len(heads) > 1 else [])
         sizes = [_MAIN, *(size_name(size) for size in self.eval_sizes if size != self.model.compressed_size)]
@@ -127,14 +133,6 @@ class ClassificationTask(Task):
             }
         )
         self.losses = nn.ModuleDict({stage: nn.ModuleDict({size: MeanMetric() for size in sizes}) for stage in _STAGES})
-
-    def _fitting(self, sizes: list[Size]) -> list[Size]:
-        """The sizes, once it is clear that this model can take them."""
-        if (sizes or self.compressed_sizes) and self.model.compressed_size is None:
-            raise ValueError(f"{self.hparams.name} has no compressed tokens: leave compressed_sizes out")
-        for size in [*sizes, *(self.compressed_sizes or [])]:
-            check_compressed_size(size, self.model.embed.grid_size)
-        return sizes
 
     def setup(self, stage: str) -> None:
         """Compiles the model, in this process and after any copy of it was made."""
