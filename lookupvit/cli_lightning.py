@@ -23,6 +23,8 @@ from lookupvit.cli_errors import explain
 
 # Sizes that are written once, in the data, and flow to the model.
 LINKED = ("num_classes", "img_size")
+# Shorter names of what is asked for at inference.
+_SHORT = {"--budget_gmacs": "--model.budget_gmacs", "--cascade": "--model.cascade"}
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
 
 
@@ -71,6 +73,9 @@ class LookupViTCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parses; what a checkpoint's hyper-parameters say comes first, so that everything else wins over it."""
         self.saved: dict[str, Any] = {}
+        args = [
+            _SHORT.get(arg.partition("=")[0], arg.partition("=")[0]) + "".join(arg.partition("=")[1:]) for arg in args
+        ]
         args = expand_includes(args)
         command, rest = args[0], args[1:]
         path = _option(rest, "ckpt_path")

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lookupvit.model.backbone import LookupViT, to_2tuple
+from lookupvit.model.baseline import ViT
 from lookupvit.model.grid import check_compressed_size, grid_of
 from lookupvit.model.paths import choose_paths
 
@@ -92,11 +93,31 @@ def lookupvit_block_macs(
     }
 
 
+def embedding_macs(model: LookupViT, img_size: int | tuple[int, int] | None = None) -> int:
+    """Multiply-adds of `LookupViT.embed_images`, which do not depend on the compressed size.
+
+    At another image size than the model's own, the resize of its positions is among them; a batch pays for it once.
+    """
+    grid = grid_of(to_2tuple(model.img_size if img_size is None else img_size), model.patch_size)
+    convolution = prod(grid) * prod(model.patch_size) * model.embed.in_chans * model.embed_dim
+    return convolution + _resize_macs(model.embed.grid_size, grid, model.embed_dim)
+
+
+def _resize_macs(from_size: tuple[int, ...], to_size: tuple[int, ...], dim: int) -> int:
+    """Multiply-adds of `resize_tokens`, axis by axis."""
+    total, shape = 0, list(from_size)
+    for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
+        shape[axis] = new
+        total += prod(shape) * old * dim if old != new else 0
+    return total
+
+
 def model_macs(
     model: LookupViT,
     img_size: int | tuple[int, int] | None = None,
     compressed_size: int | tuple[int, ...] | None = None,
     path: str | None = None,
+    head: str | None = None,
 ) -> dict[str, int]:
     """Multiply-adds of a `LookupViT` in closed form, by term, over all blocks.
 
@@ -105,6 +126,7 @@ def model_macs(
         img_size: pixels; the model's own by default.
         compressed_size: compressed grid; the model's own by default.
         path: the path to count; the model's own by default.
+        head: "compressed" or "lookup" to count that head alone; the model's own by default.
 
     Returns:
         multiply-adds of "embedding" (with the resize to compressed tokens), the four block terms, and "heads".
@@ -112,14 +134,10 @@ def model_macs(
     size = to_2tuple(model.img_size if img_size is None else img_size)
     grid = grid_of(size, model.patch_size)
     compressed = check_compressed_size(model.compressed_size if compressed_size is None else compressed_size, grid)
+    head = model.head if head is None else head
     block = model.blocks[0]
     cross, dim = block.cross, model.embed_dim
-    terms = {"embedding": prod(grid) * prod(model.patch_size) * model.embed.in_chans * dim}
-    shape = list(grid)
-    for axis, (old, new) in enumerate(zip(grid, compressed, strict=True)):
-        if old != new:
-            shape[axis] = new
-            terms["embedding"] += prod(shape) * old * dim
+    terms = {"embedding": embedding_macs(model, size) + _resize_macs(grid, compressed, dim)}
     per_block = lookupvit_block_macs(
         prod(grid),
         prod(compressed),
@@ -130,9 +148,21 @@ def model_macs(
         block.lookup_mlp.fc1.out_features / dim if block.update_lookup else 0.0,
         cross.cross_norm,
     )
-    infusing = sum(b.infuse for b in model.blocks)
-    updating = sum(b.update_lookup for b in model.blocks)
+    last = model.depth - (head == "compressed")  # from there on nobody reads the lookup tokens
+    infusing = sum(b.infuse for b in model.blocks[:last])
+    updating = sum(b.update_lookup for b in model.blocks[:last])
     blocks = {"gather": model.depth, "refine": model.depth, "infuse": infusing, "lookup_mlp": updating}
     terms |= {name: count * per_block[name] for name, count in blocks.items()}
-    terms["heads"] = len(model.heads) * dim * model.num_classes
+    terms["heads"] = (len(model.heads) if head == "both" else 1) * dim * model.num_classes
     return terms
+
+
+def vit_macs(model: ViT, img_size: int | tuple[int, int] | None = None) -> dict[str, int]:
+    """Multiply-adds of a plain `ViT` in closed form: "embedding", "blocks" and "heads"; see `model_macs`."""
+    grid = grid_of(to_2tuple(model.img_size if img_size is None else img_size), model.patch_size)
+    block, dim, n = model.vit.blocks[0], model.embed_dim, prod(grid)
+    return {
+        "embedding": n * prod(model.patch_size) * model.vit.patch_embed.proj.in_channels * dim,
+        "blocks": model.depth * vit_block_macs(n, dim, block.mlp.fc1.out_features / dim),
+        "heads": dim * model.num_classes,
+    }

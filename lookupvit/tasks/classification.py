@@ -6,18 +6,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
-from lookupvit.model.grid import check_compressed_size, size_name
+from lookupvit.analysis.budget import largest_size
+from lookupvit.analysis.cascade import Cascade
+from lookupvit.model.grid import check_compressed_size
 from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss
 from lookupvit.tasks.sampling import Size, check_sizes, draw_size, sandwich_sizes
-
-_STAGES = ("val", "test")
-_MAIN = "main"  # the key of the size that an unadorned metric such as val/top1 stands for
+from lookupvit.tasks.scores import STAGES, Scores, mean_logits, new_samples
 
 
 class ClassificationTask(Task):
@@ -45,6 +42,9 @@ class ClassificationTask(Task):
         sandwich: Train at the largest, the smallest and one size between in every step (about three times the work).
         distill_weight: With ``sandwich``, the share of the smaller sizes' loss that compares them with the largest.
         eval_compressed_sizes: Sizes to evaluate; None: ``compressed_sizes``, or ``compressed_size`` alone.
+        budget_gmacs: Instead of ``compressed_size``: the largest size within so many GMACs an image.
+        cascade: For ``predict``: a file of ``lookupvit sweep`` with sizes and thresholds; each image runs at the
+            smallest size first, and again at the next only while the model is not sure of it.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
         args: Further arguments of ``lookupvit.create_model``, such as ``{"reuse": "renormalize"}``.
         loss: ``"softmax"`` (cross-entropy) or ``"sigmoid"`` (binary cross-entropy, summed over classes).
@@ -69,6 +69,8 @@ class ClassificationTask(Task):
         sandwich: bool = False,
         distill_weight: float = 0.5,
         eval_compressed_sizes: list[list[int]] | None = None,
+        budget_gmacs: float | None = None,
+        cascade: str | None = None,
         drop_path_rate: float = 0.0,
         args: dict[str, Any] | None = None,
         loss: str = "softmax",
@@ -103,7 +105,12 @@ class ClassificationTask(Task):
         if self.compressed_size is not None:
             arguments["compressed_size"] = self.compressed_size
         self.model = create_model(name, **arguments)
-        for size in [*self.eval_sizes, *(self.compressed_sizes or [])]:
+        if budget_gmacs is not None:
+            self.compressed_size = self.model.compressed_size = largest_size(
+                self.model, gmacs=budget_gmacs, head=eval_head
+            )
+        self.cascade = None if cascade is None else Cascade.load(cascade)
+        for size in [*self.eval_sizes, *(self.compressed_sizes or []), *(self.cascade.sizes if self.cascade else ())]:
             check_compressed_size(size, self.model.embed.grid_size)
         heads = tuple(getattr(self.model, "heads", ())) or ("pooled",)
         check(
@@ -117,25 +124,16 @@ class ClassificationTask(Task):
         self._features = self.model.forward_features
         self._tokens = getattr(self.model, "forward_tokens", None)
 
-        # One set of metrics a size and head, and one for the mean; a model with a single head has the mean alone.
-        names = ["mean"] + (list(heads) if eval_head is None and len(heads) > 1 else [])
-        sizes = [_MAIN, *(size_name(size) for size in self.eval_sizes if size != self.model.compressed_size)]
-        classes = self.model.num_classes
-        self.metrics = nn.ModuleDict(
-            {
-                stage: nn.ModuleDict(
-                    {
-                        size: nn.ModuleDict({head: _metrics(stage, size, head, classes) for head in names})
-                        for size in sizes
-                    }
-                )
-                for stage in _STAGES
-            }
-        )
-        self.losses = nn.ModuleDict({stage: nn.ModuleDict({size: MeanMetric() for size in sizes}) for stage in _STAGES})
+        shown = list(heads) if eval_head is None and len(heads) > 1 else []
+        about = (self.model.compressed_size, self.eval_sizes, shown, self.model.num_classes)
+        self.scores = nn.ModuleDict({stage: Scores(stage, *about) for stage in STAGES})
 
     def setup(self, stage: str) -> None:
         """Compiles the model, in this process and after any copy of it was made."""
+        check(
+            self.cascade is None or stage == "predict",
+            f"cascade is of predict, not of {stage}: lookupvit sweep scores cascades; set --model.cascade null",
+        )
         if self.compile_model:
             shapes = 4 * max(len(self.eval_sizes), len(self.compressed_sizes or []), 1)  # train and eval, last batches
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
@@ -145,7 +143,7 @@ class ClassificationTask(Task):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, C)`` of images ``(B, 3, H, W)``: the mean of the heads, or ``eval_head`` alone."""
-        return _mean(self.head_logits(images, self.compressed_size, self.eval_head))
+        return mean_logits(self.head_logits(images, self.compressed_size, self.eval_head))
 
     def head_logits(
         self, images: torch.Tensor, compressed_size: Size | None = None, head: str | None = None
@@ -197,7 +195,7 @@ class ClassificationTask(Task):
         self, loss: torch.Tensor, by_size: dict[Size, dict[str, torch.Tensor]], sizes: list[Size], targets: torch.Tensor
     ) -> torch.Tensor:
         """The sandwich rule's loss: the largest size learns from the targets, the others from it as well."""
-        teacher = _mean(by_size[sizes[0]]).detach().float()
+        teacher = mean_logits(by_size[sizes[0]]).detach().float()
         total, share = loss, self.distill_weight
         for size, role in zip(sizes[1:], ("smallest", "between"), strict=False):
             own = torch.stack(
@@ -221,69 +219,31 @@ class ClassificationTask(Task):
         self._evaluate(batch, batch_idx, "test", self.trainer.test_dataloaders)
 
     def predict_step(self, batch: tuple[torch.Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
-        """The most likely classes (at most 5) of each file, ``{"files", "probabilities" (B, k), "classes" (B, k)}``."""
+        """The most likely classes (at most 5) of each file, ``{"files", "probabilities" (B, k), "classes" (B, k)}``.
+
+        With a cascade also ``"sizes"``, the compressed size that each file ended at.
+        """
         images, files = batch
-        logits = self(images).float()
+        more = {}
+        if self.cascade is None:
+            logits = self(images).float()
+        else:
+            logits, stage = self.cascade.predict(self.model, images, self.eval_head)
+            more["sizes"] = [self.cascade.sizes[i] for i in stage.tolist()]
         probabilities = logits.softmax(dim=1) if self.loss == "softmax" else logits.sigmoid()
         top = probabilities.topk(min(5, logits.shape[1]), dim=1)
-        return {"files": list(files), "probabilities": top.values.cpu(), "classes": top.indices.cpu()}
+        return {"files": list(files), "probabilities": top.values.cpu(), "classes": top.indices.cpu(), **more}
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return classification_loss(logits.float(), targets, self.loss, self.label_smoothing)
 
     def _evaluate(self, batch: tuple, batch_idx: int, stage: str, loader: Any) -> None:
         images, targets = batch
-        main = self.model.compressed_size
-        sizes = [main, *(size for size in self.eval_sizes if size != main)]
-        by_size = self.logits_at_sizes(images, sizes, self.eval_head)
-        new = _new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
-        for size in sizes:
-            key = _MAIN if size == main else size_name(size)
-            logits = {head: value[:new].float() for head, value in by_size[size].items()}
-            self._update(logits, targets[:new], stage, key)
-            self.log(f"{stage}/loss{_at(key)}", self.losses[stage][key], batch_size=len(images))
-            for head, metric in self.metrics[stage][key].items():
-                self.log_dict(metric, prog_bar=key == _MAIN and head == "mean", batch_size=len(images))
-            if key == _MAIN and size in self.eval_sizes:  # once more under its own size, for tables and plots
-                shown = self.metrics[stage][key]["mean"]
-                named = {f"{name}@{size_name(size)}": metric for name, metric in shown.items(keep_base=True)}
-                self.log_dict(named, batch_size=len(images))
-
-    def _update(self, logits: dict[str, torch.Tensor], targets: torch.Tensor, stage: str, key: str) -> None:
-        if not len(targets):
-            return
-        losses = [self._loss(value, targets) for value in logits.values()]
-        self.losses[stage][key].update(torch.stack(losses).mean(), weight=len(targets))
-        mean = _mean(logits)
-        for head, metric in self.metrics[stage][key].items():
-            metric.update(mean if head == "mean" else logits[head], targets)
-
-
-def _mean(logits: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean of the heads' logits ``(B, C)``."""
-    return torch.stack(list(logits.values())).mean(dim=0)
-
-
-def _at(key: str) -> str:
-    return "" if key == _MAIN else f"@{key}"
-
-
-def _metrics(stage: str, size: str, head: str, num_classes: int) -> MetricCollection:
-    suffix = ("" if head == "mean" else f"_{head}") + _at(size)
-    return MetricCollection(
-        {
-            f"{stage}/top{k}{suffix}": MulticlassAccuracy(num_classes, top_k=min(k, num_classes), average="micro")
-            for k in (1, 5)
-        },
-        compute_groups=False,
-    )
-
-
-def _new_samples(loader: Any, batch_idx: int, batch: int, rank: int) -> int:
-    """How many of a batch's samples are not repeats that a distributed sampler added to fill up the last round."""
-    sampler = getattr(loader, "sampler", None)
-    if not isinstance(loader, DataLoader) or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
-        return batch
-    # Rank r holds the samples r, r + R, r + 2 R, ...; those from len(dataset) on are repeats.
-    mine = len(range(rank, len(sampler.dataset), sampler.num_replicas))
-    return max(0, min(batch, mine - batch_idx * loader.batch_size))
+        scores = self.scores[stage]
+        by_size = self.logits_at_sizes(images, scores.evaluated, self.eval_head)
+        new = new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
+        for size, by_head in by_size.items() if new else ():
+            logits = {head: value[:new].float() for head, value in by_head.items()}
+            losses = [self._loss(value, targets[:new]) for value in logits.values()]
+            scores.update(size, logits, losses, targets[:new])
+        scores.log(self, len(images))

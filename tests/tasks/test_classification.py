@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lookupvit.tasks import ClassificationTask
-from lookupvit.tasks.classification import _new_samples
+from lookupvit.tasks.scores import new_samples
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
 LOOKUP = {"name": "lookupvit_tiny_patch16_224", "num_classes": 7, "img_size": 32, "compressed_size": (2, 2)}
@@ -92,9 +92,9 @@ def test_repeats_of_a_distributed_sampler_are_not_counted() -> None:
     for rank in range(4):
         part = DataLoader(data, batch_size=2, sampler=DistributedSampler(data, 4, rank, shuffle=False))
         for i, (batch,) in enumerate(part):
-            seen += batch[: _new_samples(part, i, len(batch), rank)].tolist()
+            seen += batch[: new_samples(part, i, len(batch), rank)].tolist()
     assert sorted(seen) == list(range(11))  # the sampler itself hands out 12
-    assert _new_samples(DataLoader(data, batch_size=2), 5, 1, 0) == 1
+    assert new_samples(DataLoader(data, batch_size=2), 5, 1, 0) == 1
 
 
 class Weights(Callback):

@@ -12,6 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tasks.test_classification import LOOKUP, TINY, VIT, loader, make, trainer
 
+from lookupvit.analysis.cascade import Cascade
+from lookupvit.analysis.cost import count_macs
 from lookupvit.tasks.sampling import draw_size, sandwich_sizes
 
 SIZES = [[1, 2], [2, 2], [3, 3]]
@@ -162,3 +164,30 @@ def test_options_that_do_not_fit(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         make(**options)
     assert "\n" not in str(error.value)
+
+
+def test_a_budget_chooses_the_size() -> None:
+    task = make(base=MANY)
+    costs = {side: count_macs(task.model, 32, (side, side)) / 1e9 for side in (2, 3)}
+    for budget, side in ((costs[2] * 1.001, 2), (costs[3] * 1.001, 3), (costs[3] * 0.999, 2)):
+        assert make(base=MANY, budget_gmacs=budget).model.compressed_size == (side, side)
+    with pytest.raises(ValueError, match="budget of 1e-06 GMACs is too small"):
+        make(base=MANY, budget_gmacs=1e-6)
+
+
+def test_predict_by_a_cascade(tmp_path: Path) -> None:
+    images = loader().dataset.tensors[0]
+    plain = make(base=MANY).eval()
+    sure = plain.head_logits(images, (1, 2))
+    middle = ((sure["compressed"] + sure["lookup"]) / 2).softmax(1).max(1).values.median().item()
+    Cascade(((1, 2), (3, 3)), (middle,)).save(tmp_path / "cascade.json")
+    task = make(base=MANY, cascade=str(tmp_path / "cascade.json")).eval()
+    with torch.no_grad():
+        out = task.predict_step((images, [str(i) for i in range(12)]), 0)
+    assert out["sizes"].count((1, 2)) == 7 and out["sizes"].count((3, 3)) == 5  # the median itself is not below
+    for i, size in enumerate(out["sizes"]):
+        logits = plain.head_logits(images[i : i + 1], size)
+        want = ((logits["compressed"] + logits["lookup"]) / 2).softmax(1).sort(descending=True)
+        torch.testing.assert_close(out["probabilities"][i], want.values[0, :5], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="cascade is of predict, not of fit"):
+        trainer(tmp_path, max_epochs=1).fit(task, loader())
