@@ -29,6 +29,11 @@ from lookupvit.model.paths import Paths, choose_paths
 from lookupvit.model.tiled import TiledGather, TiledInfusion
 
 
+# Up to so many tokens times head width, the products themselves are faster on a CPU than torch's fused attention, whose
+# blocks are larger than the problem: 1.1 to 2.3 times at 3x3, docs/PERFORMANCE.md.
+_FEW = 800
+
+
 class TiledAttention(NamedTuple):
     """What stands for A where it is not stored: queries `(B, H, M, d)`, keys `(B, H, N, d)`, log-sum-exps."""
 
@@ -59,7 +64,10 @@ class SelfAttention(nn.Module):
         B, M, D = x.shape
         qkv = self.qkv(x).view(B, M, 3, self.num_heads, D // self.num_heads)  # (B, M, 3 D) -> (B, M, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, H, M, d)
-        x = F.scaled_dot_product_attention(q, k, v)
+        if x.device.type == "cpu" and M * q.shape[3] <= _FEW:
+            x = ((q * q.shape[3] ** -0.5) @ k.transpose(2, 3)).softmax(dim=-1) @ v
+        else:
+            x = F.scaled_dot_product_attention(q, k, v)
         return self.proj_drop(self.proj(x.transpose(1, 2).reshape(B, M, D)))  # (B, H, M, d) -> (B, M, D)
 
 

@@ -1,5 +1,6 @@
 """LightningModules: what is trained, with which loss, metrics and schedule."""
 
 from lookupvit.tasks.classification import ClassificationTask
+from lookupvit.tasks.video import VideoTask
 
-__all__ = ["ClassificationTask"]
+__all__ = ["ClassificationTask", "VideoTask"]

@@ -132,7 +132,8 @@ class ClassificationTask(Task):
         """Compiles the model, in this process and after any copy of it was made."""
         check(
             self.cascade is None or stage == "predict",
-            f"cascade is of predict, not of {stage}: lookupvit sweep scores cascades; set --model.cascade null",
+            f"cascade is of predict, not of {getattr(stage, 'value', stage)}: set --model.cascade null; "
+            "lookupvit sweep scores cascades",
         )
         if self.compile_model:
             shapes = 4 * max(len(self.eval_sizes), len(self.compressed_sizes or []), 1)  # train and eval, last batches
