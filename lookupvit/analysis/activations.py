@@ -12,6 +12,7 @@ Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads, A 
 
 from math import prod
 
+from lookupvit.model.attention import FEW_TOKENS
 from lookupvit.model.backbone import LookupViT, to_2tuple
 from lookupvit.model.baseline import ViT
 from lookupvit.model.grid import check_compressed_size, grid_of
@@ -79,6 +80,7 @@ def activation_bytes(
     img_size: int | tuple[int, int] | None = None,
     compressed_size: int | tuple[int, ...] | None = None,
     path: str | None = None,
+    device: str = "cpu",
 ) -> dict[str, int]:
     """Bytes that autograd keeps between the forward and the backward pass of a `LookupViT`, by term.
 
@@ -88,6 +90,7 @@ def activation_bytes(
         img_size: pixels; the model's own by default.
         compressed_size: compressed grid; the model's own by default.
         path: the path that is taken; the model's own by default.
+        device: where the step runs, "cpu" or "cuda..."; the model itself may lie anywhere.
 
     Returns:
         bytes of "embedding" (the images themselves), "tokens" (both residual streams), "gather", "refine", "infuse",
@@ -119,7 +122,7 @@ def activation_bytes(
     if target == grid:  # the resize hands the lookup tokens on
         compressed_stream -= m * dim
     hidden = block.mlp.fc1.out_features
-    refine = 2 * m + m * dim + _self_attention_values(m, dim, cross.num_heads) + 2 * m + m * hidden
+    refine = 2 * m + m * dim + _self_attention_values(m, dim, cross.num_heads, batch, device) + 2 * m + m * hidden
     values = {
         "embedding": model.embed.in_chans * prod(size),
         "tokens": compressed_stream + lookup_stream,
@@ -147,7 +150,7 @@ def vit_activation_bytes(model: ViT, batch: int = 1, img_size: int | tuple[int, 
     n, dim = prod(grid_of(size, model.patch_size)), model.embed_dim
     block = model.vit.blocks[0]
     hidden = block.mlp.fc1.out_features
-    attention = 2 * n + n * dim + _self_attention_values(n, dim, block.attn.num_heads)
+    attention = 2 * n + n * dim + _fused_attention_values(n, dim, block.attn.num_heads)
     mlp = 2 * n + n * dim + 2 * n * hidden  # the hidden layer before and after its activation
     values = {
         "embedding": model.vit.patch_embed.proj.in_channels * prod(size),
@@ -158,9 +161,17 @@ def vit_activation_bytes(model: ViT, batch: int = 1, img_size: int | tuple[int, 
     return {name: BYTES * batch * count for name, count in values.items()}
 
 
-def _self_attention_values(tokens: int, dim: int, num_heads: int) -> int:
+def _fused_attention_values(tokens: int, dim: int, num_heads: int) -> int:
     """Queries, keys, values, result and log-sum-exps of torch's fused attention."""
     return 4 * tokens * dim + tokens * num_heads
+
+
+def _self_attention_values(m: int, dim: int, num_heads: int, batch: int, device: str) -> int:
+    """What `SelfAttention` keeps: on a CPU, few tokens take the plain products, which keep the attention matrix."""
+    if not device.startswith("cpu") or m * (dim // num_heads) > FEW_TOKENS:
+        return _fused_attention_values(m, dim, num_heads)
+    one_tensor = num_heads == 1 or batch == 1  # keys and values are views of the projection, queries stay with them
+    return (5 if one_tensor else 4) * m * dim + num_heads * m * m
 
 
 def _head_values(exists: bool, tokens: int, dim: int, num_classes: int) -> int:

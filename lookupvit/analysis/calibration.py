@@ -6,6 +6,7 @@ Letters: n images, C classes, G thresholds a stage. A size is a compressed grid 
 from math import sqrt
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from lookupvit.analysis.cascade import Cascade, CascadeCosts, CascadeResult, Size
@@ -112,7 +113,11 @@ def cascade_curve(
 
     Returns:
         the points, from cheap to dear on the validation data; targets that give the same cascade give one point.
+
+    Raises:
+        ValueError: where validation and test data are the same images, which would flatter the cascade.
     """
+    _check_apart(val_logits, val_targets, test_logits, test_targets)
     if n_points < 1:
         raise ValueError(f"n_points={n_points} is no curve: give 1 or more")
     candidates = Candidates(val_logits, val_targets, costs, **options)
@@ -140,6 +145,7 @@ def against_fixed(
     A cascade is calibrated to the size's cost on the validation data, so that on the test data its cost, which the
     result states, can lie a little above or below. For the cheapest size there is no other cascade than itself.
     """
+    _check_apart(val_logits, val_targets, test_logits, test_targets)
     candidates = Candidates(val_logits, val_targets, costs, **options)
     rows = []
     for size in sorted(val_logits, key=costs.fixed):
@@ -150,3 +156,15 @@ def against_fixed(
         error = gain.std(correction=1).item() / sqrt(len(gain)) if len(gain) > 1 else float("nan")
         rows.append(Comparison(size, fixed, cascade, result, gain.mean().item(), error))
     return rows
+
+
+def _check_apart(
+    val_logits: dict[Size, Tensor], val_targets: Tensor, test_logits: dict[Size, Tensor], test_targets: Tensor
+) -> None:
+    """Refuses test data that are the validation data: some data sets have one folder for both."""
+    if torch.equal(val_targets.cpu(), test_targets.cpu()) and all(
+        size in test_logits and torch.equal(value.cpu(), test_logits[size].cpu()) for size, value in val_logits.items()
+    ):
+        raise ValueError(
+            "validation and test data are the same images: calibrate on one half of them and score the other"
+        )

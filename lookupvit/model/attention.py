@@ -31,7 +31,7 @@ from lookupvit.model.tiled import TiledGather, TiledInfusion
 
 # Up to so many tokens times head width, the products themselves are faster on a CPU than torch's fused attention, whose
 # blocks are larger than the problem: 1.1 to 2.3 times at 3x3, docs/PERFORMANCE.md.
-_FEW = 800
+FEW_TOKENS = 800
 
 
 class TiledAttention(NamedTuple):
@@ -64,7 +64,7 @@ class SelfAttention(nn.Module):
         B, M, D = x.shape
         qkv = self.qkv(x).view(B, M, 3, self.num_heads, D // self.num_heads)  # (B, M, 3 D) -> (B, M, 3, H, d)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # 3 x (B, H, M, d)
-        if x.device.type == "cpu" and M * q.shape[3] <= _FEW:
+        if x.device.type == "cpu" and M * q.shape[3] <= FEW_TOKENS:
             x = ((q * q.shape[3] ** -0.5) @ k.transpose(2, 3)).softmax(dim=-1) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v)

@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from lookupvit import create_model
-from lookupvit.analysis.cost import count_macs, count_parameters, lookupvit_block_macs, model_macs, vit_block_macs
+from lookupvit.analysis.cost import (
+    count_macs,
+    count_parameters,
+    embedding_macs,
+    lookupvit_block_macs,
+    model_macs,
+    vit_block_macs,
+    vit_macs,
+)
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base", "large"])
@@ -61,3 +69,30 @@ def test_one_head_costs_less_and_parameters_are_counted():
     assert count_parameters(layer) == 16
     layer.bias.requires_grad_(False)
     assert count_parameters(layer) == 12
+
+
+@pytest.mark.parametrize("path", ["plain", "absorbed", "tiled"])
+@pytest.mark.parametrize("options", [{}, {"head": "compressed"}, {"mlp_ratio": 3, "lookup_mlp_ratio": 1}], ids=str)
+def test_closed_form_is_exact_at_any_image_size_and_head(path, options):
+    with torch.device("meta"):
+        model = create_model("lookupvit_tiny_patch4_32", depth=2, num_classes=7, path=path, **options)
+    for img_size in (32, (40, 24)):  # the second resizes the positions too
+        for size in ((3, 3), (2, 5), (8, 6)):
+            for head in (None, "compressed") if options.get("head") else (None, "compressed", "lookup"):
+                terms = model_macs(model, img_size, size, head=head)
+                assert count_macs(model, img_size, size, head) == sum(terms.values())
+
+
+def test_closed_form_of_a_vit_is_exact():
+    with torch.device("meta"):
+        vit = create_model("vit_tiny_patch4_32", depth=2, num_classes=7)
+    for img_size in (32, (40, 24)):
+        assert count_macs(vit, img_size) == sum(vit_macs(vit, img_size).values())
+
+
+def test_embedding_by_hand():
+    with torch.device("meta"):
+        model = create_model("lookupvit_tiny_patch4_32", depth=1)
+    assert embedding_macs(model) == 64 * 48 * 192
+    # positions from 8x8 to 10x6: rows first, (10 * 8) * 8, then columns, (10 * 6) * 8
+    assert embedding_macs(model, (40, 24)) == 60 * 48 * 192 + (640 + 480) * 192
