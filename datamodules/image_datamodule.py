@@ -4,7 +4,6 @@ import copy
 import os
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.image_folder import ImageFolder, LabelledImages, find_class_folders, find_images, what_is_there
 from datamodules.names import check_same_classes, readable_names
-from datamodules.transforms import Collate, eval_transform, train_transform, transform_options
+from datamodules.transforms import Collate, Pipeline, eval_transform, train_transform, transform_options
 
 _MAX_DEFAULT_WORKERS = 16
 
@@ -181,7 +180,9 @@ class ImageFolderDataModule(LightningDataModule):
             if self.predict_path is None:
                 raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
             samples = [(path, path) for path in find_images(self.predict_path)]
-            self._datasets["predict"] = LabelledImages(samples, self._transform(training=False), self.skip_corrupt)
+            self._datasets["predict"] = LabelledImages(
+                samples, self._transform(training=False).sample, self.skip_corrupt
+            )
             return
         classes = self.classes
         if self._num_classes not in (None, len(classes)):
@@ -228,17 +229,17 @@ class ImageFolderDataModule(LightningDataModule):
             self._datasets["test"] = self._read_split(split)
 
     def _read_split(self, split: str, training: bool = False) -> Dataset:
-        dataset = ImageFolder(self.root / split, self._transform(training), self.skip_corrupt, self.cache)
+        dataset = ImageFolder(self.root / split, self._transform(training).sample, self.skip_corrupt, self.cache)
         check_same_classes(dataset.classes, self.classes, self.root / split, self.root / self.train_split)
         return dataset
 
-    def _transform(self, training: bool) -> Any:
+    def _transform(self, training: bool) -> Pipeline:
         return (train_transform if training else eval_transform)(self.img_size, self.options)
 
     def _like(self, dataset: ImageFolder, training: bool) -> ImageFolder:
         """The same files (and the same cache in memory) with the other transform."""
         other = copy.copy(dataset)
-        other.transform = self._transform(training)
+        other.transform = self._transform(training).sample
         return other
 
     # -- loaders -----------------------------------------------------------------------------------------------------
@@ -259,13 +260,14 @@ class ImageFolderDataModule(LightningDataModule):
         if workers is None:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             workers = min(_MAX_DEFAULT_WORKERS, max(1, cores // local_devices))
-        mixing = {"mixup": self.options["mixup"], "cutmix": self.options["cutmix"], "prob": self.options["mix_prob"]}
+        names = {"mixup": "mixup", "cutmix": "cutmix", "prob": "mix_prob"} if training else {}
+        mixing = {name: self.options[option] for name, option in names.items()}
         return DataLoader(
             dataset,
             batch_size=self.batch_size if training else self.val_batch_size,
             shuffle=training,
             num_workers=workers,
-            collate_fn=Collate(self.num_classes, **mixing) if training else Collate(),
+            collate_fn=Collate(self.num_classes if training else 0, **mixing, pipeline=self._transform(training)),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.persistent_workers and workers > 0,
             prefetch_factor=self.prefetch_factor if workers > 0 else None,

@@ -145,11 +145,65 @@ def _resize(size: tuple[int, int], interpolation: v2.InterpolationMode) -> v2.Tr
     return ResizeToCover(size, interpolation)
 
 
-def _to_float(options: dict[str, Any]) -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(options["mean"], options["std"])]
+class PadCropFlip:
+    """Pads by zeros, crops a random window of ``size``, and flips it with a probability.
+
+    The same as v2's ``RandomCrop(size, padding)`` and ``RandomHorizontalFlip``, which take about three times as long to
+    decide what to do with a small image as to do it.
+    """
+
+    def __init__(self, size: tuple[int, int], padding: int, hflip: float) -> None:
+        self.size, self.padding, self.hflip = size, padding, hflip
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """``(3, H, W)`` at least as large as ``size`` less twice the padding -> ``(3, *size)``."""
+        (height, width), p = self.size, self.padding
+        padded = torch.nn.functional.pad(image, (p, p, p, p))
+        free_rows, free_columns = padded.shape[1] - height, padded.shape[2] - width
+        place = torch.rand(3).tolist()
+        top, left = int(place[0] * (free_rows + 1)), int(place[1] * (free_columns + 1))
+        window = padded[:, top : top + height, left : left + width]
+        return window.flip(-1) if place[2] < self.hflip else window
 
 
-def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> v2.Compose:
+class Pipeline:
+    """What is done to each image, and what is done to a whole batch, which is cheaper by image.
+
+    Called with one image it does both. Attributes:
+        sample: uint8 ``(3, H, W)`` -> uint8 ``(3, *img_size)``, or None where ``resize`` does it all.
+        resize: a transform without randomness; images of one size go through it as one batch.
+        options: from `transform_options`: normalisation and erasing.
+    """
+
+    # From so many pixels on, a batch of images leaves the processor's cache on its way through a resize.
+    _LARGE = 128 * 128
+
+    def __init__(self, sample: v2.Compose | None, resize: v2.Compose | None, options: dict[str, Any]) -> None:
+        self.sample, self.resize = sample, resize
+        self.mean, self.std = list(options["mean"]), list(options["std"])
+        erase = options["random_erasing"] if sample is not None else 0.0  # of training alone
+        # after the normalisation: the hole is filled with unit noise, pixel by pixel, as DeiT does
+        self.erase = v2.RandomErasing(erase, value="random") if erase else None
+
+    def stack(self, images: list[Tensor]) -> Tensor:
+        """Images as `sample` left them, uint8 -> normalised float ``(B, 3, *img_size)``."""
+        if self.resize is not None:
+            first = images[0].shape
+            if first[1] * first[2] < self._LARGE and all(image.shape == first for image in images):
+                images = self.resize(torch.stack(images))  # (B, 3, H, W)
+            else:
+                images = [self.resize(image) for image in images]
+        batch = images if isinstance(images, Tensor) else torch.stack(images)
+        batch = v2.functional.to_dtype(batch, torch.float32, scale=True)
+        batch = v2.functional.normalize(batch, self.mean, self.std, inplace=True)
+        return batch if self.erase is None else torch.stack([self.erase(image) for image in batch])
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """uint8 ``(3, H, W)`` -> normalised float ``(3, *img_size)``."""
+        return self.stack([image if self.sample is None else self.sample(image)])[0]
+
+
+def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeline:
     """uint8 ``(3, H, W)`` of any size -> augmented, normalised float ``(3, *img_size)``.
 
     Args:
@@ -157,28 +211,24 @@ def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> v2.Co
         options: from `transform_options`.
     """
     interpolation = v2.InterpolationMode(options["interpolation"])
-    steps: list[v2.Transform] = []
+    steps: list[Any] = []
     if options["crop_padding"]:
-        steps += [_resize(img_size, interpolation), v2.RandomCrop(img_size, padding=options["crop_padding"])]
+        steps += [_resize(img_size, interpolation), PadCropFlip(img_size, options["crop_padding"], options["hflip"])]
     else:
         crop = {"scale": options["scale"], "ratio": options["ratio"], "interpolation": interpolation, "antialias": True}
         steps.append(v2.RandomResizedCrop(img_size, **crop))
-    if options["hflip"]:
-        steps.append(v2.RandomHorizontalFlip(options["hflip"]))
+        if options["hflip"]:
+            steps.append(v2.RandomHorizontalFlip(options["hflip"]))
     if options["rand_augment"]:
         # what a rotation or a shear uncovers gets the mean colour
         fill = [round(255 * value) for value in options["mean"]]
         steps.append(v2.RandAugment(**options["rand_augment"], fill=fill))
     if options["color_jitter"]:
         steps.append(v2.ColorJitter(*[options["color_jitter"]] * 3))
-    steps += _to_float(options)
-    if options["random_erasing"]:
-        # after the normalisation: the hole is filled with unit noise, pixel by pixel, as DeiT does
-        steps.append(v2.RandomErasing(options["random_erasing"], value="random"))
-    return v2.Compose(steps)
+    return Pipeline(v2.Compose(steps), None, options)
 
 
-def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> v2.Compose:
+def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeline:
     """uint8 ``(3, H, W)`` of any size -> the normalised centre crop ``(3, *img_size)``; nothing is random.
 
     Args:
@@ -187,13 +237,14 @@ def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> v2.Com
     """
     height, width = (round(side / options["crop_pct"]) for side in img_size)
     resize = _resize((height, width), v2.InterpolationMode(options["interpolation"]))
-    return v2.Compose([resize, v2.CenterCrop(img_size), *_to_float(options)])
+    return Pipeline(None, v2.Compose([resize, v2.CenterCrop(img_size)]), options)
 
 
 class Collate:
     """Samples -> one batch; drops the ``None`` of images left out, and mixes images and targets where asked to.
 
     Args:
+        pipeline: makes the batch of the images that its ``sample`` left; None: they are stacked as they are.
         num_classes: number of classes ``C`` of the soft targets.
         mixup: alpha of MixUp, 0 = off.
         cutmix: alpha of CutMix, 0 = off; with both, each batch draws one of them.
@@ -203,8 +254,15 @@ class Collate:
     ``(B, C)`` with it (also for the batches left unmixed), a list where items are strings.
     """
 
-    def __init__(self, num_classes: int = 0, mixup: float = 0.0, cutmix: float = 0.0, prob: float = 1.0) -> None:
-        self.num_classes, self.prob = num_classes, prob
+    def __init__(
+        self,
+        num_classes: int = 0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        prob: float = 1.0,
+        pipeline: Pipeline | None = None,
+    ) -> None:
+        self.num_classes, self.prob, self.pipeline = num_classes, prob, pipeline
         mixes = [
             mix(alpha=alpha, num_classes=num_classes)
             for mix, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
@@ -220,9 +278,10 @@ class Collate:
                 f"every one of the {len(samples)} images of a batch is corrupt (each was named in a warning); "
                 "repair the data set or set a larger data.batch_size"
             )
-        images, items = default_collate(kept)
+        images, items = [image for image, _ in kept], default_collate([item for _, item in kept])
+        images = torch.stack(images) if self.pipeline is None else self.pipeline.stack(images)
         if self.mix is None:
-            return images, list(items) if isinstance(items, tuple) else items
+            return images, items
         if torch.rand(()) < self.prob:
             return self.mix(images, items)
         return images, torch.nn.functional.one_hot(items, self.num_classes).to(images.dtype)  # (B,) -> (B, C)

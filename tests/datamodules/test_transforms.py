@@ -1,6 +1,7 @@
 """Recipes and options, and what the transforms built from them do to real tensors."""
 
 import pickle
+from collections import Counter
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torchvision.transforms import v2
 from datamodules.transforms import (
     RECIPES,
     Collate,
+    PadCropFlip,
     ResizeToCover,
     eval_transform,
     train_transform,
@@ -112,6 +114,51 @@ def test_flip_happens_with_its_probability():
         options = transform_options("light", crop_padding=0, scale=(1, 1), ratio=(1, 1), hflip=probability)
         out = train_transform((8, 8), options | {"mean": (0.0,) * 3, "std": (1.0,) * 3})(source)
         assert torch.equal((out * 255).round().byte(), expected)
+
+
+def test_pad_and_crop_is_as_likely_everywhere_as_torchvision_s():
+    """Each of the 5 x 5 windows, flipped or not, comes as often as under v2's RandomCrop and RandomHorizontalFlip."""
+    source = torch.arange(64, dtype=torch.uint8).view(1, 8, 8).expand(3, 8, 8) + 1
+    steps = v2.Compose([v2.RandomCrop((8, 8), padding=2), v2.RandomHorizontalFlip(0.3)])
+    counts = []
+    for transform in (PadCropFlip((8, 8), 2, 0.3), steps):
+        torch.manual_seed(0)
+        seen = Counter(tuple(transform(source)[0].flatten().tolist()) for _ in range(5000))
+        assert len(seen) == 50
+        counts.append(seen)
+    for window in counts[1]:
+        expected = 5000 / 25 * (0.3 if window_is_flipped(window) else 0.7)
+        assert abs(counts[0][window] - expected) < 5 * expected**0.5
+
+
+def window_is_flipped(window: tuple[int, ...]) -> bool:
+    rows = [row for row in torch.tensor(window).view(8, 8).tolist() if any(row)]
+    inside = [value for value in rows[0] if value]
+    return inside[0] > inside[-1]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_batch_is_what_its_images_are_one_by_one(recipe):
+    """Of one small size they go through the resize together, of several sizes, or large, one by one."""
+    options = transform_options(recipe)
+    pipeline = eval_transform((24, 24), options)
+    for sizes in ([(32, 32)] * 5, [(40, 30), (30, 40), (32, 32)], [(150, 140)] * 2):
+        images = [image(*size, seed=seed) for seed, size in enumerate(sizes)]
+        batch, _ = Collate(pipeline=pipeline)([(one, 0) for one in images])
+        torch.testing.assert_close(batch, torch.stack([pipeline(one) for one in images]), rtol=0, atol=1e-6)
+    training = train_transform((24, 24), options)
+    torch.manual_seed(3)
+    cropped = [training.sample(image(40, 30, seed=seed)) for seed in range(4)]
+    assert {one.dtype for one in cropped} == {torch.uint8}
+    torch.manual_seed(4)
+    batch = training.stack(cropped)
+    torch.manual_seed(4)
+    mean, std = (torch.tensor(options[name]).view(3, 1, 1) for name in ("mean", "std"))
+    erase = v2.RandomErasing(options["random_erasing"], value="random")
+    one_by_one = [
+        erase((one / 255 - mean) / std) if options["random_erasing"] else (one / 255 - mean) / std for one in cropped
+    ]
+    torch.testing.assert_close(batch, torch.stack(one_by_one), rtol=1e-5, atol=1e-6)
 
 
 def test_erasing_leaves_noise_in_one_rectangle():
