@@ -8,12 +8,14 @@ __version__ = "0.1.0"
 # Imported at first use, so that `lookupvit --help` need not wait for torch.
 _WHERE = {
     "LookupViT": "lookupvit.model.backbone",
+    "LookupViViT": "lookupvit.model.video",
     "Tokens": "lookupvit.model.backbone",
     "ViT": "lookupvit.model.baseline",
+    "ViViT": "lookupvit.model.video_baseline",
     "create_model": "lookupvit.model.zoo",
     "list_models": "lookupvit.model.zoo",
 }
-__all__ = ["LookupViT", "Tokens", "ViT", "__version__", "create_model", "list_models"]
+__all__ = ["LookupViT", "LookupViViT", "Tokens", "ViT", "ViViT", "__version__", "create_model", "list_models"]
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ def count_macs(
     compressed_size: int | tuple[int, ...] | None = None,
     head: str | None = None,
 ) -> int:
-    """Multiply-adds of one image, measured by torch's FLOP counter on a copy without data.
+    """Multiply-adds of one image (or clip), measured by torch's FLOP counter on a copy without data.
 
     Args:
         model: `LookupViT` or `ViT`; the path that it would take is the one that is counted.
@@ -43,8 +43,9 @@ def count_macs(
     twin = deepcopy(model).to("meta").eval()
     size = to_2tuple(model.img_size if img_size is None else img_size)
     kwargs = {key: value for key, value in (("compressed_size", compressed_size), ("head", head)) if value is not None}
+    frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, *size, device="meta"), **kwargs)
+        twin(torch.empty(1, 3, *frames, *size, device="meta"), **kwargs)
     return counter.get_total_flops() // 2
 
 

@@ -6,7 +6,7 @@ import torch
 from lookupvit import create_model, list_models
 
 
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize("name", [name for name in list_models() if "vivit" not in name])
 def test_every_name_builds_and_has_its_sizes(name):
     with torch.device("meta"):
         model = create_model(name, depth=1, num_classes=3)
