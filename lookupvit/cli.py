@@ -16,6 +16,8 @@ commands:
   test       score a checkpoint on the test data
   predict    name the classes of an image, a folder or a glob
   compare    train and test several configurations, one table and the curves
+  sweep      accuracy against cost at many compressed sizes, of checkpoints or trained first
+  cost       multiply-adds, parameters and memory of a model; the size that a budget pays for
   bench      speed and memory on this machine, beside timm's ViT and ToMe
 
 Every field of every YAML file can be set from the command line; what stands further right wins.
@@ -45,6 +47,18 @@ def _compare(argv: list[str]) -> None:
     compare(argv)
 
 
+def _sweep(argv: list[str]) -> None:
+    from lookupvit.cli_sweep import sweep
+
+    sweep(argv)
+
+
+def _cost(argv: list[str]) -> None:
+    from lookupvit.cli_cost import cost
+
+    cost(argv)
+
+
 def _bench(argv: list[str]) -> None:
     from lookupvit.bench import bench_main
 
@@ -52,7 +66,12 @@ def _bench(argv: list[str]) -> None:
 
 
 # Any other command gets its own function of the arguments after its name.
-COMMANDS: dict[str, Callable[[list[str]], None]] = {"compare": _compare, "bench": _bench}
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "compare": _compare,
+    "sweep": _sweep,
+    "cost": _cost,
+    "bench": _bench,
+}
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
 
 
