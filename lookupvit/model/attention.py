@@ -28,7 +28,6 @@ from lookupvit.model.measured import faster_path
 from lookupvit.model.paths import Paths, choose_paths
 from lookupvit.model.tiled import TiledGather, TiledInfusion
 
-
 # Up to so many tokens times head width, the products themselves are faster on a CPU than torch's fused attention, whose
 # blocks are larger than the problem: 1.1 to 2.3 times at 3x3, docs/PERFORMANCE.md.
 FEW_TOKENS = 800
