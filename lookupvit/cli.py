@@ -17,6 +17,7 @@ commands:
   predict    name the classes of an image, a folder or a glob
   compare    train and test several configurations, one table and the curves
   sweep      accuracy against cost at many compressed sizes, of checkpoints or trained first
+  attend     where a model looks: gather maps, roll-out, entropy and diversity
   cost       multiply-adds, parameters and memory of a model; the size that a budget pays for
   bench      speed and memory on this machine, beside timm's ViT and ToMe
 
@@ -59,6 +60,12 @@ def _cost(argv: list[str]) -> None:
     cost(argv)
 
 
+def _attend(argv: list[str]) -> None:
+    from lookupvit.cli_attend import attend
+
+    attend(argv)
+
+
 def _bench(argv: list[str]) -> None:
     from lookupvit.bench import bench_main
 
@@ -69,6 +76,7 @@ def _bench(argv: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "sweep": _sweep,
+    "attend": _attend,
     "cost": _cost,
     "bench": _bench,
 }

@@ -59,26 +59,35 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
     Raises:
         ValueError, FileNotFoundError: one line, if it is no checkpoint of an image classifier, or the head is unknown.
     """
+    task, config = load_task(path, device)
+    if not isinstance(task, tasks.ClassificationTask) or isinstance(task, tasks.VideoTask):
+        raise ValueError(f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers only")
+    model = task.model
+    if model.compressed_size is None:
+        return Loaded(label, path, task, Subject(model, (None,)), config)
+    head = task.eval_head if head is None else None if head == "both" else head
+    if head is not None and head not in model.heads:
+        raise ValueError(f"--head {head}: the model of {path} has {', '.join(model.heads)}")
+    chosen = sizes or task.eval_sizes or [model.compressed_size]
+    return Loaded(label, path, task, Subject(model, tuple(chosen), head), config)
+
+
+def load_task(path: Path, device: str) -> tuple[LightningModule, dict[str, Any]]:
+    """The task of a checkpoint, in evaluation mode on `device`, and the configuration of its data (empty if unknown).
+
+    Raises:
+        ValueError, FileNotFoundError: one line, if it is no checkpoint of a whole model.
+    """
     checkpoint = cli_checkpoint.load(path)
     config = cli_checkpoint.as_config(checkpoint, linked=())
     if "model" not in config or "state_dict" not in checkpoint:
         raise ValueError(f"checkpoint {path} holds no whole model: give one that lookupvit fit wrote into one file")
     task = _instantiate("model", LightningModule, ["--config", json.dumps({"model": config["model"]})])
-    model = getattr(task, "model", None)
-    if not isinstance(task, tasks.ClassificationTask) or len(model.patch_size) != 2:
-        raise ValueError(f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers only")
     try:
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(cli_checkpoint.explain_mismatch(str(error), path)) from error
-    model.eval().to(device)
-    if model.compressed_size is None:
-        return Loaded(label, path, task, Subject(model, (None,)), config.get("data", {}))
-    head = task.eval_head if head is None else None if head == "both" else head
-    if head is not None and head not in model.heads:
-        raise ValueError(f"--head {head}: the model of {path} has {', '.join(model.heads)}")
-    chosen = sizes or task.eval_sizes or [model.compressed_size]
-    return Loaded(label, path, task, Subject(model, tuple(chosen), head), config.get("data", {}))
+    return task.eval().to(device), config.get("data", {})
 
 
 def check_sizes(loaded: Loaded, img_size: tuple[int, int]) -> None:
@@ -108,30 +117,34 @@ def labels_of(paths: list[Path]) -> list[str]:
     return [f"{name} #{i}" for i, name in enumerate(names)]
 
 
-def data_config(loaded: Loaded, overrides: list[str], img_size: tuple[int, int] | None) -> dict[str, Any]:
-    """The whole configuration of the data to score on.
+def data_config(
+    path: Path, data: dict[str, Any], overrides: list[str], img_size: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """The whole configuration of the data to run a checkpoint on.
 
     Args:
-        loaded: the checkpoint.
+        path: the checkpoint, for the message.
+        data: what it says of its data; may be empty.
         overrides: `--data.*` options.
         img_size: pixels, in place of the configuration's; None keeps it.
 
     Raises:
         ValueError: for options that do not fit, or if the checkpoint says nothing of its data.
     """
-    if not loaded.data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
-        raise ValueError(f"checkpoint {loaded.path} does not say which data it was trained on: add --data CLASS")
-    argv = ["--config", json.dumps({"data": loaded.data})] if loaded.data else []
+    if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
+        raise ValueError(f"checkpoint {path} does not say which data it was trained on: add --data CLASS")
+    argv = ["--config", json.dumps({"data": data})] if data else []
     argv += overrides
     if img_size is not None:
         argv += ["--data.img_size", json.dumps(list(img_size))]
     return cli_checkpoint.plain(_parse("data", LightningDataModule, argv)["data"])
 
 
-def data_module(config: dict[str, Any]) -> LightningDataModule:
-    """The data of a configuration, downloaded or rendered where it does that."""
+def data_module(config: dict[str, Any], prepare: bool = True) -> LightningDataModule:
+    """The data of a configuration, downloaded or rendered where it does that and `prepare` is true."""
     data = _instantiate("data", LightningDataModule, ["--config", json.dumps({"data": config})])
-    data.prepare_data()
+    if prepare:
+        data.prepare_data()
     return data
 
 

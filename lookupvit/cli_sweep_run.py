@@ -73,7 +73,7 @@ def score(
     for img_size in img_sizes:
         groups: dict[str, list[Loaded]] = {}  # models that see the same images share their decoding
         for one in loaded:
-            config = data_config(one, overrides, img_size)
+            config = data_config(one.path, one.data, overrides, img_size)
             groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(one)
         for text, group in groups.items():
             data = data_module(json.loads(text))

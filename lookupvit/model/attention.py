@@ -143,6 +143,17 @@ class CrossAttention(nn.Module):
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)
 
+    def scores(self, compressed: Tensor, lookup: Tensor) -> Tensor:
+        """Scores `(B, H, M, N)` before the softmax, by the plain path whatever `path` says: for whoever looks at them.
+
+        Args:
+            compressed: `(B, M, D)`.
+            lookup: `(B, N, D)`.
+        """
+        q = self.norm_q(self.q(self.norm_compressed(compressed))) * self.head_dim**-0.5  # (B, M, D)
+        k = self.norm_k(F.linear(self.norm_lookup(lookup), self.kv.weight[: self.dim]))  # (B, N, D)
+        return self._heads(q) @ self._heads(k).transpose(2, 3)
+
     def gather(
         self, compressed: Tensor, lookup: Tensor, need_attention: bool = False
     ) -> tuple[Tensor, Tensor | TiledAttention]:

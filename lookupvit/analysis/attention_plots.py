@@ -1,0 +1,140 @@
+"""Attention drawn over the images and clips that it was computed from.
+
+Letters: (Y, X) pixels, T frames, M compressed tokens, (h, w) lookup grid, (t, h, w) of a clip.
+"""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from lookupvit.analysis.plots import COLOURS
+
+_FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7}
+_SMALLEST = 128  # pixels: smaller images are enlarged for a picture, each pixel a square
+_STRONGEST = 0.8  # opacity of the largest weight
+
+
+def overlay(image: Tensor, weights: Tensor | None = None, largest: float | None = None) -> np.ndarray:
+    """An image under a heat map.
+
+    Args:
+        image: `(3, Y, X)` in [0, 1].
+        weights: `(h, w)`, not negative; None draws the image alone.
+        largest: the weight that gets the strongest colour; the largest of `weights` by default.
+
+    Returns:
+        `(Y', X', 3)` in [0, 1], Y' and X' whole multiples of Y and X.
+    """
+    times = -(-_SMALLEST // min(image.shape[1:]))  # rounded up
+    image = image.float().cpu().repeat_interleave(times, dim=1).repeat_interleave(times, dim=2)
+    pixels = image.permute(1, 2, 0).numpy().clip(0, 1)  # (3, Y', X') -> (Y', X', 3)
+    if weights is None:
+        return pixels
+    weights = weights.float().cpu() / max(float(weights.max()) if largest is None else largest, 1e-12)
+    weights = weights[None, None]  # (h, w) -> (1, 1, h, w)
+    heat = F.interpolate(weights, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].numpy()
+    opacity = (_STRONGEST * heat)[..., None]
+    # the image a little darker, so that the map stands out where it is bright
+    return 0.8 * pixels * (1 - opacity) + matplotlib.colormaps["inferno"](heat)[..., :3] * opacity
+
+
+def plot_gather(image: Tensor, maps: Tensor, size: tuple[int, int], title: str, path: str | Path) -> Path:
+    """What each compressed token gathers, the tokens laid out as their grid.
+
+    Args:
+        image: `(3, Y, X)` in [0, 1].
+        maps: `(M, h, w)`.
+        size: compressed grid (h', w'), M = h' w'.
+        title: line above.
+        path: picture to write.
+    """
+    rows, columns = size
+    with matplotlib.rc_context(_FONT):
+        wide = max(2.6, min(6.5, 1.3 * columns))
+        figure = Figure(figsize=(wide, wide * rows / columns + 0.25))
+        figure.suptitle(title, fontsize=8, y=0.99)
+        grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.22 / figure.get_figheight())
+        for axes, weights in zip(grid.flat, maps, strict=True):
+            axes.imshow(overlay(image, weights))
+            axes.set_axis_off()
+        return _save(figure, path)
+
+
+def plot_rollout(images: list[Tensor], columns: dict[str, list[Tensor]], path: str | Path) -> Path:
+    """Images, and beside each where its prediction's tokens came from.
+
+    Args:
+        images: `(3, Y, X)` in [0, 1] each.
+        columns: `(h, w)` an image, by the title of the column.
+        path: picture to write.
+    """
+    with matplotlib.rc_context(_FONT):
+        wide = 1 + len(columns)
+        figure = Figure(figsize=(1.4 * wide, 1.4 * len(images) + 0.25), layout="constrained")
+        grid = figure.subplots(len(images), wide, squeeze=False)
+        for row, image in enumerate(images):
+            drawn = [overlay(image), *(overlay(image, maps[row]) for maps in columns.values())]
+            for axes, picture in zip(grid[row], drawn, strict=True):
+                axes.imshow(picture)
+                axes.set_axis_off()
+        for axes, name in zip(grid[0], ["input", *columns], strict=True):
+            axes.set_title(name.replace(", ", "\n"))
+        return _save(figure, path)
+
+
+def plot_spread(curves: dict[str, list[tuple[float, float]]], path: str | Path) -> Path:
+    """Entropy and diversity by layer.
+
+    Args:
+        curves: (entropy, diversity) of each layer, by label.
+        path: picture to write.
+    """
+    with matplotlib.rc_context(_FONT):
+        figure = Figure(figsize=(6.5, 2.4), layout="constrained")
+        both = figure.subplots(1, 2)
+        names = ("entropy / log N  (0 one place, 1 everywhere)", "diversity  (0 all alike, 1 no overlap)")
+        for place, (axes, name) in enumerate(zip(both, names, strict=True)):
+            for colour, (label, layers) in zip(COLOURS, curves.items(), strict=False):
+                axes.plot(
+                    range(1, len(layers) + 1), [layer[place] for layer in layers], "o-", c=colour, label=label, ms=3
+                )
+            axes.set(xlabel="block", ylabel=name, ylim=(0, 1))
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+        both[0].legend(frameon=False)
+        return _save(figure, path)
+
+
+def animate(clip: Tensor, maps: Tensor, path: str | Path, fps: int = 8) -> Path:
+    """A clip beside the same under its heat map, as an animated GIF.
+
+    Args:
+        clip: `(3, T, Y, X)` in [0, 1].
+        maps: `(t, h, w)`, relative to the largest weight of all frames.
+        path: GIF to write.
+        fps: frames a second.
+    """
+    size = (clip.shape[1], *maps.shape[1:])
+    by_frame = F.interpolate(maps.float()[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
+    frames = []
+    for frame, weights in zip(clip.unbind(1), by_frame, strict=True):
+        pair = np.concatenate([overlay(frame), overlay(frame, weights, float(by_frame.max()))], axis=1)
+        frames.append(Image.fromarray((255 * pair.clip(0, 1)).astype(np.uint8)))
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return path
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
