@@ -18,6 +18,7 @@ commands:
   compare    train and test several configurations, one table and the curves
   sweep      accuracy against cost at many compressed sizes, of checkpoints or trained first
   attend     where a model looks: gather maps, roll-out, entropy and diversity
+  ablate     a baseline and its variations, several seeds each; resumable
   cost       multiply-adds, parameters and memory of a model; the size that a budget pays for
   bench      speed and memory on this machine, beside timm's ViT and ToMe
 
@@ -60,6 +61,12 @@ def _cost(argv: list[str]) -> None:
     cost(argv)
 
 
+def _ablate(argv: list[str]) -> None:
+    from lookupvit.cli_ablate import ablate
+
+    ablate(argv)
+
+
 def _attend(argv: list[str]) -> None:
     from lookupvit.cli_attend import attend
 
@@ -76,6 +83,7 @@ def _bench(argv: list[str]) -> None:
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "compare": _compare,
     "sweep": _sweep,
+    "ablate": _ablate,
     "attend": _attend,
     "cost": _cost,
     "bench": _bench,

@@ -81,6 +81,7 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
     """HParams of every row, and its figures as scalars over the number of compressed tokens (0: a ViT)."""
     folder = stem.parent / "tensorboard" / stem.name
     shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep of this name, whose points would stay
+    scalars: dict[str, list[tuple[str, float, int]]] = {}
     for row in rows:
         size, img_size = row["compressed_size"], pixels_name(row["img_size"])
         name = f"{row['model']}/{img_size}px"
@@ -93,9 +94,11 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
         tokens = size[0] * size[1] if size else 0
         with SummaryWriter(str(folder)) as writer:
             writer.add_hparams(hparams, figures, run_name=f"{name}/{hparams['compressed_size']}", global_step=tokens)
-        with SummaryWriter(str(folder / name)) as writer:
-            for key, value in figures.items():
-                writer.add_scalar(key, value, tokens)
+        scalars.setdefault(name, []).extend((key, value, tokens) for key, value in figures.items())
+    for name, points in scalars.items():
+        with SummaryWriter(str(folder / name)) as writer:  # one file a curve: files of one second have no order
+            for point in points:
+                writer.add_scalar(*point)
     if contrasts:
         with SummaryWriter(str(folder / "multi_against_single")) as writer:
             for one in contrasts:

@@ -15,10 +15,11 @@ from lookupvit.analysis.cascade import Cascade
 from lookupvit.analysis.cost import count_macs
 from lookupvit.analysis.plots import read_scalars
 from lookupvit.cli import main
+from lookupvit.cli_runs import _is_done
 from lookupvit.cli_sweep_load import labels_of, load, loader_of
 from lookupvit.cli_sweep_output import contrasts_of, series_of
 from lookupvit.cli_sweep_run import Found
-from lookupvit.cli_sweep_train import Run, _is_done
+from lookupvit.cli_sweep_train import Run
 from lookupvit.tasks import ClassificationTask
 
 CONFIG = """
@@ -239,7 +240,7 @@ def test_training_one_model_a_size_and_one_for_all(
         f"{tmp_path / 'single_2x2_seed0'} was run with --model.lr 0.01, now it is 0.5: "
         "give the old settings, or another --output"
     )
-    monkeypatch.setattr("lookupvit.cli_sweep_train._train", None)
+    monkeypatch.setattr("lookupvit.cli_runs._train", None)
     assert main(["sweep", *argv, "--data.persistent_workers", "false"]) == 0  # changes no result
     (tmp_path / "multi_seed0" / done["checkpoint"].replace("version_1", "version_0")).unlink()
     assert "marked as done but" in error_of(capsys, argv)
@@ -313,7 +314,7 @@ def test_names_of_runs() -> None:
         ("--config {config}", "--config needs --sizes, such as --sizes 3x3 5x5"),
         ("--config {config} --sizes 2x2 9x9", "compressed_size (9, 9) does not fit the lookup grid (4, 4)"),
         ("--config {config} --sizes 2x2 --img_size 32", "--img_size goes with checkpoints alone"),
-        ("--config {config} --sizes 2x2 --trainer.devices 2", "--trainer.devices 2: sweep trains on one device"),
+        ("--config {config} --sizes 2x2 --trainer.devices 2", "--trainer.devices 2: these runs train on one device"),
         ("--config {config} --sizes 2x2 --model.lrr 2", "--model.lrr is not an option of ClassificationTask"),
         ("--config nowhere.yaml --sizes 2x2", "config nowhere.yaml does not exist"),
         ("--config {plain} --sizes 2x2", "vit_tiny_patch4_32 has no compressed tokens"),

@@ -10,7 +10,8 @@ from lookupvit.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PIECES = sorted((CONFIGS / "base").glob("*.yaml"))
-WHOLE = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "base")
+TESTS = sorted((CONFIGS / "robustness").glob("*.yaml"))
+WHOLE = sorted({*CONFIGS.rglob("*.yaml")} - {*PIECES, *TESTS})
 
 
 def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
@@ -45,6 +46,15 @@ def test_configuration_resolves_and_opens_with_its_command(file: Path, capsys: p
     head = file.read_text().split("include:")[0]
     assert f"lookupvit fit --config configs/{file.relative_to(CONFIGS)}" in head
     assert len(file.read_text().splitlines()) <= 32
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_configuration_of_a_test_resolves(file: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["test", "--config", str(file), "--ckpt_path", "best", "--print_config"])
+    assert stop.value.code == 0
+    assert "RobustnessTable" in capsys.readouterr().out
+    assert f"lookupvit test --config configs/{file.relative_to(CONFIGS)}" in file.read_text()
 
 
 @pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.stem)

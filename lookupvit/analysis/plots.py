@@ -46,3 +46,30 @@ def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return path
+
+
+def plot_differences(points: dict[str, tuple[float, float | None]], label: str, path: str | Path) -> Path:
+    """Differences from a baseline, a line each, with their standard deviations where there are several seeds.
+
+    Args:
+        points: (difference, deviation or None) by name.
+        label: of the axis.
+        path: picture to write (PNG or SVG).
+
+    Returns:
+        `path`.
+    """
+    figure = Figure(figsize=(5.5, 0.8 + 0.26 * max(len(points), 1)), layout="constrained")
+    axes = figure.subplots()
+    for place, (difference, deviation) in enumerate(points.values()):
+        axes.errorbar(difference, place, xerr=deviation, fmt="o", color=COLOURS[0], markersize=4, capsize=2)
+    axes.axvline(0, color="0.6", linewidth=1)
+    axes.set(xlabel=label, yticks=range(len(points)), yticklabels=list(points))
+    axes.invert_yaxis()
+    axes.tick_params(labelsize=8)
+    axes.grid(alpha=0.25, axis="x")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    return path

@@ -15,6 +15,7 @@ from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss
 from lookupvit.tasks.sampling import Size, check_sizes, draw_size, sandwich_sizes
 from lookupvit.tasks.scores import STAGES, Scores, mean_logits, new_samples
+from lookupvit.tasks.set_scores import SetScores, named
 
 
 class ClassificationTask(Task):
@@ -127,6 +128,7 @@ class ClassificationTask(Task):
         shown = list(heads) if eval_head is None and len(heads) > 1 else []
         about = (self.model.compressed_size, self.eval_sizes, shown, self.model.num_classes)
         self.scores = nn.ModuleDict({stage: Scores(stage, *about) for stage in STAGES})
+        self.set_scores: SetScores | None = None
 
     def setup(self, stage: str) -> None:
         """Compiles the model, in this process and after any copy of it was made."""
@@ -215,9 +217,28 @@ class ClassificationTask(Task):
         """Updates the metrics ``val/...``."""
         self._evaluate(batch, batch_idx, "val", self.trainer.val_dataloaders)
 
+    def on_test_start(self) -> None:
+        """Prepares the scores of several test sets, where the data has those."""
+        sets = getattr(self.trainer.datamodule, "test_sets", None)
+        self.set_scores = None if sets is None else SetScores(sets, self.scores["test"].evaluated).to(self.device)
+        self.robustness_results = {}
+
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Updates the metrics ``test/...``."""
-        self._evaluate(batch, batch_idx, "test", self.trainer.test_dataloaders)
+        """Updates the metrics ``test/...``; targets of several test sets are ``[classes (B,), sets (B,)]``."""
+        loader = self.trainer.test_dataloaders
+        if self.set_scores is None:
+            self._evaluate(batch, batch_idx, "test", loader)
+            return
+        images, (targets, places) = batch
+        by_size = self.logits_at_sizes(images, self.scores["test"].evaluated, self.eval_head)
+        new = new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
+        self.set_scores.update(by_size, targets[:new], places[:new])
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the summary of several test sets, and keeps the whole as ``robustness_results``."""
+        if self.set_scores is not None:
+            self.robustness_results = self.set_scores.compute()
+            self.log_dict(named(self.robustness_results), rank_zero_only=True)
 
     def predict_step(self, batch: tuple[torch.Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
         """The most likely classes (at most 5) of each file, ``{"files", "probabilities" (B, k), "classes" (B, k)}``.

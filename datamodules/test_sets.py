@@ -1,0 +1,66 @@
+"""Several test sets in one pass: images that each carry the number of their set.
+
+The sets are scored by `lookupvit.metrics.robustness`, which is told what each of them asks for.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+ROLES = ("accuracy", "in", "out")
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What is asked of the images of one test set.
+
+    Attributes:
+        name: the data set, such as "imagenet-c".
+        part: the corruption, where it has those.
+        severity: of the corruption, 1 to 5; 0 where there is none.
+        classes: class indices that the logits are restricted to; None for all of the model's.
+        role: "accuracy"; or for detecting what is no known class, "out" for such images and "in" for the others of the
+            same `name`.
+    """
+
+    __test__ = False  # not for pytest
+
+    name: str
+    part: str = ""
+    severity: int = 0
+    classes: tuple[int, ...] | None = None
+    role: str = "accuracy"
+
+
+class TestSets(Dataset):
+    """The samples of many data sets one after the other, as `(image, (target, set))`.
+
+    Args:
+        sets: what each asks for.
+        data: as many data sets of `(image, target)`.
+    """
+
+    __test__ = False
+
+    def __init__(self, sets: Sequence[TestSet], data: Sequence[Dataset]) -> None:
+        if len(sets) != len(data):
+            raise ValueError(f"{len(sets)} test sets, but {len(data)} data sets")
+        self.sets, self.data = list(sets), list(data)
+        self.ends = torch.tensor([len(one) for one in data]).cumsum(0)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, tuple[int, int]] | None:
+        place = int(torch.searchsorted(self.ends, index, right=True))
+        start = int(self.ends[place - 1]) if place else 0
+        sample = self.data[place][index - start]
+        return None if sample is None else (sample[0], (sample[1], place))
+
+    @property
+    def skipped(self) -> list[str]:
+        """Paths of the corrupt images left out so far."""
+        return [path for one in self.data for path in getattr(one, "skipped", ())]

@@ -1,0 +1,200 @@
+"""Trainings one after the other, as `lookupvit sweep` and `lookupvit ablate` need them; resumable."""
+
+import contextlib
+import io
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from lookupvit.cli_checkpoint import find_checkpoint, plain
+from lookupvit.cli_lightning import run as run_command
+
+# Settings that say where things are or how fast they go, not what comes out.
+_FREE = (
+    "output_dir",
+    "name",
+    "include",
+    "config",
+    "ckpt_path",
+    "weights_only",
+    "trainer.enable_progress_bar",
+    "data.num_workers",
+    "data.prefetch_factor",
+    "data.persistent_workers",
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training.
+
+    Attributes:
+        name: its folder.
+        argv: options of `fit`.
+    """
+
+    name: str
+    argv: list[str]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training that is finished.
+
+    Attributes:
+        name: its folder.
+        checkpoint: its last one.
+        epochs: how long it was.
+        steps: likewise, optimiser steps.
+        seconds: time that it took, of the last part if it was resumed; None for runs of versions that kept no time.
+    """
+
+    name: str
+    checkpoint: Path
+    epochs: int
+    steps: int
+    seconds: float | None
+
+
+def train(
+    planned: list[Planned], output: Path, console: Console, check: Callable[[dict[str, Any]], None] | None = None
+) -> list[Trained]:
+    """Trains what is not trained yet.
+
+    A run that is finished has a `done.json` in its folder, with its settings, and is skipped; one that was interrupted
+    goes on from its last checkpoint.
+
+    Args:
+        planned: the trainings.
+        output: folder of the runs.
+        console: for what is going on.
+        check: gets the settings of the first one before anything is trained, and raises if something does not fit.
+
+    Returns:
+        the trainings.
+
+    Raises:
+        ValueError, FileNotFoundError: one line, if options do not fit, or a run in the folder had other settings.
+    """
+    arguments, settings = {}, {}
+    for one in planned:
+        arguments[one.name] = [*one.argv, "--output_dir", str(output), "--name", one.name]
+        settings[one.name] = _resolve(arguments[one.name])
+        if settings[one.name]["trainer.devices"] == "auto":  # of several GPUs one
+            arguments[one.name] += ["--trainer.devices", "1"]
+    if check is not None:
+        check(settings[planned[0].name])
+    waiting = [one.name for one in planned if not _is_done(output / one.name, settings[one.name])]
+    if len(waiting) < len(planned):
+        console.print(f"{len(planned) - len(waiting)} of {len(planned)} runs are finished: {len(waiting)} to go")
+    for place, name in enumerate(waiting, start=1):
+        console.rule(f"[bold]{name} ({place} of {len(waiting)})")
+        _train(output / name, arguments[name], settings[name], console)
+    return [_trained(one.name, output / one.name) for one in planned]
+
+
+def _resolve(argv: list[str]) -> dict[str, Any]:
+    """The whole configuration that `fit` would run with, as `--print_config` shows it, by dotted names."""
+    with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        run_command(["fit", *argv, "--print_config"])
+    settings = _flatten(yaml.safe_load(text.getvalue()), "")
+    if settings.get("trainer.devices") not in (1, "1", "auto"):
+        raise ValueError(
+            f"--trainer.devices {settings['trainer.devices']}: these runs train on one device each; train "
+            "with fit, and give the checkpoints to sweep"
+        )
+    return {name: value for name, value in settings.items() if name not in _FREE}
+
+
+def _flatten(value: Any, prefix: str) -> dict[str, Any]:
+    """Nested mappings by dotted names, as they are written on the command line (without `init_args`)."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    flat = {}
+    for key, item in value.items():
+        flat |= _flatten(item, prefix if key == "init_args" else f"{prefix}.{key}".lstrip("."))
+    return flat
+
+
+def _is_done(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a run is finished.
+
+    Raises:
+        ValueError: if it was run, or begun, with other settings.
+    """
+    begun, done = folder / "settings.json", folder / "done.json"
+    for file in (done, begun):
+        if file.is_file():
+            saved = _read(file)["settings"]
+            saved = {**_options_since(saved, settings), **saved}
+            names = [name for name in {**saved, **settings} if saved.get(name) != settings.get(name)]
+            if names:
+                first = names[0]
+                more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+                raise ValueError(
+                    f"{folder} was run with --{first} {saved.get(first)}, now it is {settings.get(first)}{more}: "
+                    "give the old settings, or another --output"
+                )
+    return done.is_file()
+
+
+def _options_since(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Defaults of the options that the model and the data have got since a run was saved: it ran as they say."""
+    found = {}
+    for part in ("model", "data"):
+        new = [name for name in settings if name.startswith(f"{part}.") and name not in saved]
+        if new:
+            module, _, name = settings[f"{part}.class_path"].rpartition(".")
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
+            defaults = plain(parser.get_defaults())
+            found |= {name: defaults[key] for name in new if (key := name.partition(".")[2]) in defaults}
+    return found
+
+
+def _train(folder: Path, argv: list[str], settings: dict[str, Any], console: Console) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "settings.json").write_text(json.dumps({"settings": settings}, indent=1) + "\n")
+    try:
+        last = find_checkpoint("last", folder)
+    except FileNotFoundError:  # nothing was begun, or it did not get through its first epoch
+        resume = []
+    else:
+        console.print(f"going on from {last}", soft_wrap=True)
+        resume = ["--ckpt_path", str(last)]
+    start = time.perf_counter()
+    trainer = run_command(["fit", *argv, *resume]).trainer
+    last = find_checkpoint("last", folder)
+    done = {
+        "checkpoint": str(last.relative_to(folder)),
+        "steps": trainer.global_step,
+        "epochs": trainer.current_epoch,
+        "seconds": round(time.perf_counter() - start, 1),
+        "settings": settings,
+    }
+    (folder / "done.json").write_text(json.dumps(done, indent=1) + "\n")
+
+
+def _trained(name: str, folder: Path) -> Trained:
+    done = _read(folder / "done.json")
+    path = folder / done["checkpoint"]
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is marked as done but {path} is gone: remove {folder} to train it again")
+    return Trained(name, path, done["epochs"], done["steps"], done.get("seconds"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        content["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): remove its folder to train it again") from error
+    return content

@@ -1,0 +1,127 @@
+"""Scores of a model on several test sets at once: accuracies, mean corruption error, detection of unknown classes.
+
+Letters: B batch, C classes, S test sets.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import binary_average_precision
+from torchmetrics.utilities import dim_zero_cat
+
+from datamodules.test_sets import TestSet
+
+# Top-1 error of AlexNet on each corruption of ImageNet-C, mean over the severities (arXiv 1903.12261).
+ALEXNET_ERRORS = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+_RELATIVE = "imagenet-c"  # the data set that those errors are of
+
+
+class RobustnessScores(Metric):
+    """Top-1 on every test set, and for sets with unknown classes how well the confidence tells them apart.
+
+    Args:
+        sets: what each number in a batch asks for.
+
+    `update(logits (B, C), targets (B,), places (B,))` adds a batch; `compute()` gives `{"rows": [...], "summary":
+    {...}}`. A row is `{"set", "part", "severity", "images", "top1"}`, one for each set that asks for accuracy. The
+    summary has
+
+    * `SET/top1`: of sets without corruptions;
+    * `SET/mean_error`: of corrupted sets, the mean over corruptions of the mean over severities of the top-1 error;
+    * `imagenet-c/mce`: the same with each corruption's error over AlexNet's, if all 15 and 5 severities are there;
+    * `SET/aupr`: area under precision over recall of unknown classes, as average precision, scored by minus the largest
+      softmax probability over the set's classes.
+    """
+
+    full_state_update = False
+
+    def __init__(self, sets: Sequence[TestSet]) -> None:
+        super().__init__()
+        self.sets = list(sets)
+        for name in ("right", "seen"):
+            self.add_state(name, torch.zeros(len(self.sets), dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("scores", [], dist_reduce_fx="cat")  # of the images of sets for detection
+        self.add_state("members", [], dist_reduce_fx="cat")  # the set of each of those
+        detecting = [i for i, one in enumerate(self.sets) if one.role != "accuracy"]
+        self._detecting = {i: torch.tensor(self.sets[i].classes) for i in detecting}
+
+    def update(self, logits: Tensor, targets: Tensor, places: Tensor) -> None:
+        """Adds logits `(B, C)` of images with classes `(B,)` from the sets `(B,)`."""
+        for place in places.unique().tolist():
+            mine = places == place
+            own, wanted, classes = logits[mine].float(), targets[mine], self.sets[place].classes
+            if place in self._detecting:
+                known = own[:, self._detecting[place].to(own.device)].softmax(dim=1)
+                self.scores.append(-known.amax(dim=1))
+                self.members.append(places[mine])
+                continue
+            if classes is not None:  # restricted before the argmax
+                kept = torch.tensor(classes, device=own.device)
+                predicted = kept[own[:, kept].argmax(dim=1)]
+            else:
+                predicted = own.argmax(dim=1)
+            self.right[place] += (predicted == wanted).sum()
+            self.seen[place] += len(own)
+
+    def compute(self) -> dict[str, Any]:
+        """Rows and summary, plain numbers."""
+        top1 = (self.right / self.seen).tolist()
+        rows = [
+            {"set": s.name, "part": s.part, "severity": s.severity, "images": int(self.seen[i]), "top1": top1[i]}
+            for i, s in enumerate(self.sets)
+            if s.role == "accuracy"
+        ]
+        summary = {}
+        for name in dict.fromkeys(row["set"] for row in rows):
+            own = [row for row in rows if row["set"] == name]
+            if not own[0]["part"]:
+                summary[f"{name}/top1"] = own[0]["top1"]
+                continue
+            errors = corruption_errors(own)
+            summary[f"{name}/mean_error"] = sum(errors.values()) / len(errors)
+            if name == _RELATIVE and set(errors) == set(ALEXNET_ERRORS) and len(own) == 5 * len(errors):
+                relative = [error / ALEXNET_ERRORS[part] for part, error in errors.items()]
+                summary[f"{name}/mce"] = sum(relative) / len(relative)
+        return {"rows": rows, "summary": summary | self._detection()}
+
+    def _detection(self) -> dict[str, float]:
+        if not self._detecting:
+            return {}
+        scores, members = dim_zero_cat(self.scores), dim_zero_cat(self.members)
+        found = {}
+        for name in dict.fromkeys(self.sets[i].name for i in self._detecting):
+            unknown = [i for i in self._detecting if self.sets[i].name == name and self.sets[i].role == "out"]
+            mine = torch.isin(
+                members, torch.tensor([i for i in self._detecting if self.sets[i].name == name]).to(members)
+            )
+            positive = torch.isin(members[mine], torch.tensor(unknown).to(members))
+            # scores are in [-1, 0]; torchmetrics would take numbers outside [0, 1] for logits
+            found[f"{name}/aupr"] = float(binary_average_precision(1 + scores[mine], positive.long()))
+        return found
+
+
+def corruption_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Top-1 error by corruption, mean over its severities, of rows of one corrupted set."""
+    by_part: dict[str, list[float]] = {}
+    for row in rows:
+        by_part.setdefault(row["part"], []).append(1 - row["top1"])
+    return {part: sum(errors) / len(errors) for part, errors in by_part.items()}
