@@ -18,7 +18,7 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
     """Options that put tiny data in place of the real data set."""
     if file.parent.name == "classification":
         return ["--data.root", str(image_tree), "--data.num_classes", "3", "--data.img_size", "32"]
-    if file.parent.name == "experiments":
+    if file.parent.name in ("experiments", "ablation"):
         return ["--data.root", str(write_tree(folder / "cifar", tuple(CLASSES), {"train": 1, "test": 1}, size=32))]
     return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
 
