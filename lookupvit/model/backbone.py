@@ -13,8 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from lookupvit.model.blocks import LookupViTBlock
 from lookupvit.model.checks import CROSS_NORMS, REUSES, check_choice, check_heads, check_path, check_positive
 from lookupvit.model.embed import PatchEmbed
+from lookupvit.model.encoder import EncoderMixin
 from lookupvit.model.grid import check_compressed_size, resize_tokens
 from lookupvit.model.heads import HEADS, PooledHead
+from lookupvit.model.hub import HubMixin
 
 
 class Tokens(NamedTuple):
@@ -37,7 +39,10 @@ class Tokens(NamedTuple):
 
 def to_2tuple(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     """(height, width) from an int or a pair."""
-    pair = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    try:
+        pair = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    except TypeError:  # a list of lists, or nothing to count
+        pair = ()
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"expected a positive size or a (height, width) pair, got {value!r}")
     return pair
@@ -51,7 +56,7 @@ def init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-class LookupViT(nn.Module):
+class LookupViT(EncoderMixin, HubMixin, nn.Module):
     """A vision transformer whose heavy work runs on a few compressed tokens.
 
     The compressed tokens are a fixed resize of the lookup tokens and have no parameters: any `compressed_size` that

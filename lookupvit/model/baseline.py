@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from lookupvit.model.backbone import Tokens, to_2tuple
 from lookupvit.model.checks import check_heads, check_positive
 from lookupvit.model.grid import grid_of
+from lookupvit.model.hub import HubMixin
 
 
-class ViT(nn.Module):
+class ViT(HubMixin, nn.Module):
     """timm's `VisionTransformer` (global average pool after the final norm, no class token).
 
     Embedding, positions, initialisation, norm and pooled head are those of `LookupViT`; only the blocks differ.

@@ -10,11 +10,12 @@ from torch.utils.checkpoint import checkpoint
 from lookupvit.model.backbone import Tokens, init_linear, to_2tuple
 from lookupvit.model.checks import check_heads, check_positive
 from lookupvit.model.heads import PooledHead
+from lookupvit.model.hub import HubMixin
 from lookupvit.model.temporal import ClipLayers, TemporalTransformer, check_model, vit_blocks
 from lookupvit.model.video_embed import TubeletEmbed
 
 
-class ViViT(ClipLayers, nn.Module):
+class ViViT(ClipLayers, HubMixin, nn.Module):
     """ViT blocks on clips, with the interface of `LookupViViT`.
 
     Embedding, positions, final norm, pooled head and temporal transformer are those of `LookupViViT`; only the blocks

@@ -12,24 +12,11 @@ from torch import nn
 
 from lookupvit.model.backbone import LookupViT
 from lookupvit.model.baseline import ViT
+from lookupvit.model.sizes import SIZES, image_models
 from lookupvit.model.temporal import MODELS
 from lookupvit.model.video import LookupViViT
 from lookupvit.model.video_baseline import ViViT
 
-_SIZES = {
-    "tiny": {"embed_dim": 192, "depth": 12, "num_heads": 3},
-    "small": {"embed_dim": 384, "depth": 12, "num_heads": 6},
-    "base": {"embed_dim": 768, "depth": 12, "num_heads": 12},
-    "large": {"embed_dim": 1024, "depth": 24, "num_heads": 16},
-    "huge": {"embed_dim": 1280, "depth": 32, "num_heads": 16},
-}
-# patch, native image size, default compressed size, sizes offered
-_SHAPES = (
-    (16, 224, (5, 5), tuple(_SIZES)),
-    (16, 384, (5, 5), tuple(_SIZES)),
-    (4, 32, (3, 3), ("tiny", "small")),
-    (2, 32, (5, 5), ("tiny", "small")),
-)
 _FAMILIES = {"lookupvit": LookupViT, "vit": ViT}
 # patch, tubelet, native image size, frames, default compressed size of joint and of factorised models, sizes offered
 _VIDEO_SHAPES = (
@@ -42,17 +29,15 @@ _VIDEO_FAMILIES = {"lookupvivit": LookupViViT, "vivit": ViViT}
 def _registry() -> dict[str, tuple[type[nn.Module], dict]]:
     models = {}
     for family, cls in _FAMILIES.items():
-        for patch, img_size, compressed_size, sizes in _SHAPES:
-            for size in sizes:
-                args = {"patch_size": patch, "img_size": img_size, **_SIZES[size]}
-                if cls is LookupViT:
-                    args["compressed_size"] = compressed_size
-                models[f"{family}_{size}_patch{patch}_{img_size}"] = (cls, args)
+        for name, args in image_models(family).items():
+            if cls is not LookupViT:
+                del args["compressed_size"]
+            models[name] = (cls, args)
     for family, cls in _VIDEO_FAMILIES.items():
         for patch, tubelet, img_size, num_frames, compressed_sizes, sizes in _VIDEO_SHAPES:
             for size, model in product(sizes, MODELS):
                 args = {"model": model, "patch_size": patch, "tubelet_size": tubelet, "img_size": img_size}
-                args |= {"num_frames": num_frames, **_SIZES[size]}
+                args |= {"num_frames": num_frames, **SIZES[size]}
                 if cls is LookupViViT:
                     args["compressed_size"] = compressed_sizes[model]
                 models[f"{family}_{size}_{model}_patch{patch}x{tubelet}_{img_size}"] = (cls, args)
@@ -78,6 +63,20 @@ def model_arguments(name: str) -> tuple[str, ...]:
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(list_models())}"
         raise ValueError(f"unknown model {name!r}: {hint}")
     return tuple(inspect.signature(_MODELS[name][0]).parameters)
+
+
+def model_classes() -> dict[str, type[nn.Module]]:
+    """The classes of the named models, by their own names."""
+    return {cls.__name__: cls for cls, _ in _MODELS.values()}
+
+
+def name_of(model: nn.Module) -> str:
+    """The name that is nearest to a model: of its class, and with the most of its arguments."""
+    config = model._hub_mixin_config
+    known = model_classes().values()
+    kind = next(cls for cls in type(model).__mro__ if cls in known)
+    same = {name: defaults for name, (cls, defaults) in _MODELS.items() if cls is kind}
+    return max(same, key=lambda name: sum(config.get(key) == value for key, value in same[name].items()))
 
 
 def create_model(name: str, **kwargs) -> nn.Module:

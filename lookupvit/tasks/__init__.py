@@ -1,6 +1,7 @@
 """LightningModules: what is trained, with which loss, metrics and schedule."""
 
+from lookupvit.tasks.captioning import CaptioningTask
 from lookupvit.tasks.classification import ClassificationTask
 from lookupvit.tasks.video import VideoTask
 
-__all__ = ["ClassificationTask", "VideoTask"]
+__all__ = ["CaptioningTask", "ClassificationTask", "VideoTask"]

@@ -1,14 +1,18 @@
 """What every task shares: optimiser and schedule, moving average, gradient clipping, what a checkpoint carries."""
 
+import os
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
+from lookupvit.callbacks.resume import ExactResume
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
+from lookupvit.tasks.sharding import shard_blocks, unsharded_class
 
 # Hyper-parameters of a parameter group that the present run decides, also after a resume.
 _GROUP_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "fused", "name")
@@ -68,6 +72,11 @@ class Task(LightningModule):
         """Notes what later wrappers would hide; call it once ``self.model`` is there."""
         self._decayed = decayed_names(self.model, self.model.no_weight_decay())
 
+    def configure_model(self) -> None:
+        """Shards the parameters where the strategy is FSDP2 (``ModelParallelStrategy``); else nothing."""
+        if self.device_mesh is not None:
+            shard_blocks(self, self.device_mesh["data_parallel"])
+
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """The optimiser's groups."""
         return parameter_groups(
@@ -98,13 +107,21 @@ class Task(LightningModule):
             for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
                 group.update({**options, "initial_lr": options["lr"], "lr": options["lr"] * factor})
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seeds dropout and stochastic depth from (seed, epoch, batch, rank), so that a resumed step draws the same."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it, on every rank
+        numbers = (seed, self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
+
     def configure_callbacks(self) -> list[Callback]:
-        """The moving average of the weights, while training."""
-        if self.ema_decay is None or self.trainer.state.fn != "fit":
+        """While training: exact resume, and the moving average of the weights."""
+        if self.trainer.state.fn != "fit":
             return []
-        if isinstance(self.trainer.strategy, FSDPStrategy):
-            raise ValueError("ema_decay does not work with strategy fsdp: set --model.ema_decay null or use ddp")
-        return [EMAWeightAveraging(decay=self.ema_decay)]
+        if self.ema_decay is None:
+            return [ExactResume()]
+        if isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
+            raise ValueError("ema_decay does not work with sharded weights: set --model.ema_decay null or use ddp")
+        return [ExactResume(), EMAWeightAveraging(decay=self.ema_decay)]
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clips as the Trainer asks, also where Lightning refuses: FSDP's shards, and fused AdamW in bfloat16."""
@@ -118,7 +135,8 @@ class Task(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps this class's path, and the class names, so that ``predict`` can be read without the training data."""
-        checkpoint["task"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        written = unsharded_class(self)
+        checkpoint["task"] = f"{written.__module__}.{written.__qualname__}"
         names = getattr(self.trainer.datamodule, "class_names", None) or self.class_names
         if names:
             checkpoint["class_names"] = [str(name) for name in names]

@@ -9,16 +9,18 @@ from torch import nn
 
 from lookupvit.analysis.budget import largest_size
 from lookupvit.analysis.cascade import Cascade
+from lookupvit.model.backbone import Tokens
 from lookupvit.model.grid import check_compressed_size
 from lookupvit.model.zoo import create_model, model_arguments
-from lookupvit.tasks.base import Task, check
+from lookupvit.tasks.base import check
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss
 from lookupvit.tasks.sampling import Size, check_sizes, draw_size, sandwich_sizes
 from lookupvit.tasks.scores import STAGES, Scores, mean_logits, new_samples
 from lookupvit.tasks.set_scores import SetScores, named
+from lookupvit.tasks.starting import StartingTask
 
 
-class ClassificationTask(Task):
+class ClassificationTask(StartingTask):
     """Trains and tests an image classifier: LookupViT, or a ViT beside it.
 
     Batches are ``(images, targets)``: images ``(B, 3, H, W)``, normalised; targets ``(B,)`` classes or ``(B, C)``
@@ -53,7 +55,8 @@ class ClassificationTask(Task):
         head_bias: First value of the classifiers' biases; -6.9 suits the sigmoid loss with 1000 classes. None keeps
             the model's own.
         eval_head: Head that is evaluated, ``"compressed"`` or ``"lookup"``; None evaluates every head and their mean.
-        **options: Of ``Task``: optimiser, schedule, moving average, compilation.
+        **options: Of ``StartingTask``: first weights, freezing, teacher; of ``Task``: optimiser, schedule, moving
+            average, compilation.
 
     Raises:
         ValueError: If an option has a value that does not fit.
@@ -137,6 +140,7 @@ class ClassificationTask(Task):
             f"cascade is of predict, not of {getattr(stage, 'value', stage)}: set --model.cascade null; "
             "lookupvit sweep scores cascades",
         )
+        super().setup(stage)
         if self.compile_model:
             shapes = 4 * max(len(self.eval_sizes), len(self.compressed_sizes or []), 1)  # train and eval, last batches
             torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, shapes)
@@ -152,19 +156,29 @@ class ClassificationTask(Task):
         self, images: torch.Tensor, compressed_size: Size | None = None, head: str | None = None
     ) -> dict[str, torch.Tensor]:
         """Logits ``(B, C)`` by head, of images ``(B, 3, H, W)``; None keeps the model's own size and heads."""
+        return self.model.forward_logits(self._tokens_at(images, compressed_size, head))
+
+    def _tokens_at(self, images: torch.Tensor, compressed_size: Size | None, head: str | None) -> Tokens:
         options = {} if compressed_size is None else {"compressed_size": compressed_size}
         if head is not None:
             options["head"] = head
-        return self.model.forward_logits(self._features(images, **options))
+        return self._features(images, **options)
 
     def logits_at_sizes(
         self, images: torch.Tensor, sizes: list[Size], head: str | None = None
     ) -> dict[Size, dict[str, torch.Tensor]]:
         """Logits ``(B, C)`` by size and head, of images ``(B, 3, H, W)`` that are embedded once."""
+        tokens = self.tokens_at_sizes(images, sizes, head)
+        return {size: self.model.forward_logits(value) for size, value in tokens.items()}
+
+    def tokens_at_sizes(
+        self, images: torch.Tensor, sizes: list[Size | None], head: str | None = None
+    ) -> dict[Size | None, Tokens]:
+        """Normalised tokens by size, of images ``(B, 3, H, W)`` that are embedded once."""
         if len(sizes) == 1:
-            return {sizes[0]: self.head_logits(images, sizes[0], head)}
+            return {sizes[0]: self._tokens_at(images, sizes[0], head)}
         lookup, grid = self.model.embed_images(images)
-        return {size: self.model.forward_logits(self._tokens(lookup, grid, size, head)) for size in sizes}
+        return {size: self._tokens(lookup, grid, size, head) for size in sizes}
 
     def training_sizes(self, step: int) -> list[Size | None]:
         """Compressed sizes of the training step ``step``; with the sandwich rule the teacher comes first."""
@@ -179,11 +193,13 @@ class ClassificationTask(Task):
         return int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it, on every rank
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """Mean of the heads' losses, and of the sizes'."""
+        """Mean of the heads' losses, and of the sizes'; with a teacher, of the first size also what it teaches."""
         images, targets = batch
         sizes = self.training_sizes(self.global_step)
-        by_size = self.logits_at_sizes(images, sizes)
+        tokens = self.tokens_at_sizes(images, sizes)
+        by_size = {size: self.model.forward_logits(value) for size, value in tokens.items()}
         losses = {head: self._loss(value, targets) for head, value in by_size[sizes[0]].items()}
+        losses = self.learn(losses, by_size[sizes[0]], tokens[sizes[0]], self.lesson(images))
         loss = torch.stack(list(losses.values())).mean()
         if len(losses) > 1:
             self.log_dict({f"train/loss_{head}": value.detach() for head, value in losses.items()})

@@ -5,6 +5,9 @@ from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
+
+from lookupvit.model.vit_state import common_name
 
 # What wrappers put in front of a parameter's name.
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.", "module.")
@@ -72,6 +75,32 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
+def check_freeze(freeze: int | str) -> None:
+    """Raises a one-line ValueError for what `freeze_layers` does not take."""
+    if freeze != "backbone" and (not isinstance(freeze, int) or freeze < 0):
+        raise ValueError(f"freeze {freeze!r} is neither a number of layers, 0 or more, nor 'backbone'")
+
+
+def freeze_layers(model: nn.Module, freeze: int | str) -> None:
+    """Stops the parameters of the lower layers from learning.
+
+    Args:
+        model: With ``layer_id`` and ``num_layers``, as ``LookupViT`` has.
+        freeze: So many layers, from the embedding up; ``"backbone"``: everything but the linear classifiers.
+
+    Raises:
+        ValueError: If no layer is left to learn.
+    """
+    check_freeze(freeze)
+    if freeze != "backbone" and freeze >= model.num_layers:
+        raise ValueError(f"freeze {freeze} leaves nothing to learn of {model.num_layers} layers: give fewer")
+    for name, parameter in model.named_parameters():
+        if freeze == "backbone":
+            parameter.requires_grad_(common_name(name).startswith("heads."))
+        elif model.layer_id(name) < freeze:
+            parameter.requires_grad_(False)
+
+
 def warmup_cosine(total_steps: int, warmup_steps: int, min_ratio: float = 0.0) -> Callable[[int], float]:
     """Factor on the learning rate at a step: linear warm-up, then half a cosine down to ``min_ratio``.
 
@@ -119,4 +148,6 @@ def build_optimizer(
     fused = True if devices <= {"cpu", "cuda"} else None
     if name == "adamw":
         return torch.optim.AdamW(groups, betas=betas, fused=fused)
+    if any(isinstance(p, DTensor) for group in groups for p in group["params"]):
+        fused = None  # torch's fused SGD does not know sharded parameters
     return torch.optim.SGD(groups, momentum=momentum, fused=fused)

@@ -1,0 +1,72 @@
+"""What other projects ask of an encoder: compressed tokens, and the tokens of chosen blocks.
+
+Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, (h, w) token grid.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lookupvit.model.checks import check_choice
+
+TOKENS = ("compressed", "lookup")
+
+
+class EncoderMixin:
+    """`encode` and `get_intermediate_layers` of a `LookupViT`."""
+
+    def encode(self, x: Tensor, compressed_size: int | tuple[int, ...] | None = None) -> Tensor:
+        """Images to normalised compressed tokens, for a decoder or a language model.
+
+        Args:
+            x: `(B, C, Y, X)`, normalised; clips `(B, C, T, Y, X)` for a video model.
+            compressed_size: compressed grid of this call, and with it the number of tokens; the model's own by default.
+
+        Returns:
+            `(B, M, D)`, row by row of the compressed grid.
+
+        Raises:
+            ValueError: for a model with head="lookup", whose compressed tokens are never normalised.
+        """
+        return self.forward_features(x, compressed_size, head="compressed").compressed
+
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | Sequence[int] = 1,
+        tokens: str = "lookup",
+        reshape: bool = False,
+        norm: bool = False,
+        compressed_size: int | tuple[int, ...] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Tokens after chosen blocks, with the arguments of timm's and DINO's ViT.
+
+        Args:
+            x: `(B, C, Y, X)`, normalised.
+            n: the last n blocks, or their indices, negative ones from the end.
+            tokens: "lookup" for dense tasks, "compressed" for a summary.
+            reshape: maps `(B, D, h, w)` in place of tokens.
+            norm: apply the final norm.
+            compressed_size: compressed grid of this call; the model's own by default.
+
+        Returns:
+            `(B, N, D)` or `(B, M, D)` for each block, as maps if asked for.
+
+        Raises:
+            ValueError: for tokens that do not exist or are not normalised, or blocks that there are not.
+        """
+        check_choice("tokens", tokens, TOKENS)
+        if norm and tokens not in self.norms:
+            raise ValueError(
+                f"norm=True needs a model that classifies its {tokens} tokens: this one has head={self.head!r}"
+            )
+        indices = list(range(self.depth))[-n:] if isinstance(n, int) else list(n)
+        if not indices or not all(-self.depth <= i < self.depth for i in indices):
+            raise ValueError(f"n={n!r} names no blocks of {self.depth}: give 1 to {self.depth}, or indices of blocks")
+        _, kept = self.forward_intermediates(x, indices, compressed_size)
+        found = []
+        for state in kept:
+            value, grid = getattr(state, tokens), state.grid_size if tokens == "lookup" else state.compressed_size
+            value = self.norms[tokens](value) if norm else value
+            found.append(value.transpose(1, 2).unflatten(2, grid) if reshape else value)  # (B, N, D) -> (B, D, h, w)
+        return tuple(found)

@@ -1,0 +1,194 @@
+"""Models as folders: weights, configuration, image processor and model card, on disk or on the Hugging Face Hub."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.file_download import hf_hub_download
+
+PREPROCESSOR = "preprocessor_config.json"
+_RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
+_CARD = """\
+---
+{{ card_data }}
+---
+
+# {{ name }}
+
+LookupViT ([arXiv 2407.12753](https://arxiv.org/abs/2407.12753)): {{ parameters }} M parameters, images of
+{{ img_size }} pixels, compressed tokens {{ compressed_size }}.
+
+```python
+from lookupvit import {{ name }}
+
+model = {{ name }}.from_pretrained("FOLDER_OR_REPOSITORY")
+logits = model(images)  # (B, 3, height, width), normalised as preprocessor_config.json says, to (B, {{ num_classes }})
+```
+
+Class names are `id2label` in `config.json`, where they are known.
+"""
+
+
+class HubMixin(
+    PyTorchModelHubMixin,
+    library_name="lookupvit",
+    license="apache-2.0",
+    pipeline_tag="image-classification",
+    tags=["lookupvit", "vision-transformer"],
+    paper_url="https://arxiv.org/abs/2407.12753",
+    model_card_template=_CARD,
+):
+    """`save_pretrained(folder)`, `from_pretrained(folder or repository)` and `push_to_hub(repository)` for a model.
+
+    A folder holds `model.safetensors`, `config.json` (the arguments that built the model), `README.md` (the model card)
+    and, where `set_preprocessing` was called, `preprocessor_config.json`.
+    """
+
+    architecture: str | None = None  # the class that a folder names, where it is another than the model's own
+    preprocessing: dict[str, Any] | None = None
+    class_names: list[str] | None = None
+
+    def set_preprocessing(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        crop_pct: float = 0.875,
+        interpolation: str = "bicubic",
+        class_names: list[str] | None = None,
+    ) -> None:
+        """Notes how images are prepared and what the classes are called; `save_pretrained` writes it.
+
+        Args:
+            mean: of each channel, of pixels in 0..1.
+            std: of each channel.
+            crop_pct: part of the resized image's side that the centre crop keeps.
+            interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+            class_names: name of each class, in the order of the logits.
+
+        Raises:
+            ValueError: for an interpolation that does not exist, or another number of names than classes.
+        """
+        if class_names is not None and len(class_names) != self.num_classes:
+            raise ValueError(
+                f"{len(class_names)} class names for {self.num_classes} classes: give one a class, or none"
+            )
+        self.preprocessing = image_processor(self.img_size, mean, std, crop_pct, interpolation)
+        self.class_names = None if class_names is None else list(class_names)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from lookupvit.model.weights_file import SAFETENSORS, save_weights  # knows the models that inherit from here
+
+        save_weights(self, save_directory / SAFETENSORS)
+        config: dict[str, Any] = {"architectures": [self.architecture or type(self).__name__], **self._hub_mixin_config}
+        if self.class_names is not None:
+            config["id2label"] = {str(i): name for i, name in enumerate(self.class_names)}
+        _write_json(save_directory / "config.json", config)
+        if self.preprocessing is not None:
+            _write_json(save_directory / PREPROCESSOR, self.preprocessing)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        verbose: bool = False,
+        **model_kwargs: Any,
+    ) -> Self:
+        from lookupvit.model.weights import load_weights
+        from lookupvit.model.weights_file import SAFETENSORS
+
+        def find(name: str) -> Path:
+            if os.path.isdir(model_id):
+                return Path(model_id) / name
+            where = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download, "token": token}
+            return Path(hf_hub_download(model_id, name, local_files_only=local_files_only, **where))
+
+        config = _read_json(find("config.json"))
+        kind = (config.get("architectures") or [cls.__name__])[0]
+        if kind not in [known.__name__ for known in cls.__mro__]:
+            raise ValueError(f"{model_id} holds a {kind}, not a {cls.__name__}: use {kind}.from_pretrained")
+        model = cls(**model_kwargs)
+        load_weights(model, find(SAFETENSORS), verbose=verbose)
+        try:
+            processor = find(PREPROCESSOR)
+        except EntryNotFoundError:
+            processor = None
+        if processor is not None and processor.is_file():
+            model.preprocessing = _read_json(processor)
+        if "id2label" in config and len(config["id2label"]) == model.num_classes:
+            model.class_names = [config["id2label"][str(i)] for i in range(model.num_classes)]
+        return model.eval()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any):
+        """The model card: what the model is, how to load it, what it expects."""
+        facts = {
+            "name": self.architecture or type(self).__name__,
+            "parameters": f"{sum(p.numel() for p in self.parameters()) / 1e6:.1f}",
+            "img_size": "x".join(map(str, self.img_size)),
+            "compressed_size": "x".join(map(str, self.compressed_size or ())) or "none (a plain ViT)",
+            "num_classes": self.num_classes,
+        }
+        return super().generate_model_card(*args, **{**facts, **kwargs})
+
+
+def image_processor(
+    img_size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    crop_pct: float = 0.875,
+    interpolation: str = "bicubic",
+) -> dict[str, Any]:
+    """A `preprocessor_config.json` as transformers reads it (`AutoImageProcessor`).
+
+    A square image is resized by its shorter side and cropped. For any other shape the whole picture is resized to it:
+    transformers has no resize that covers a rectangle.
+
+    Args:
+        img_size: (height, width) that the model takes.
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel.
+        crop_pct: part of the resized image's side that the centre crop keeps.
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+
+    Raises:
+        ValueError: for an interpolation that does not exist.
+    """
+    if interpolation not in _RESAMPLE:
+        raise ValueError(f"interpolation={interpolation!r} is not known: choose one of {', '.join(_RESAMPLE)}")
+    height, width = img_size
+    square = height == width
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": round(height / crop_pct)} if square else {"height": height, "width": width},
+        "resample": _RESAMPLE[interpolation],
+        "do_center_crop": square,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: give a folder that save_pretrained wrote") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error

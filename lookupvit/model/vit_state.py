@@ -1,0 +1,100 @@
+"""State dicts of plain ViTs as timm writes them: their names here, and what these models have no place for.
+
+Letters: D embed_dim.
+"""
+
+from collections.abc import Mapping
+from math import prod
+
+from torch import Tensor
+
+# timm's names (also with the prefix of `lookupvit.ViT`) and those of every other model here.
+_NAMES = {"patch_embed.": "embed.", "pos_embed": "embed.pos_embed", "head.": "heads.pooled.fc."}
+_TOKENS = ("cls_token", "reg_token", "dist_token")
+# What would change the function and cannot be expressed.
+_FOREIGN = {
+    "norm_pre.": "a norm after its embedding (CLIP)",
+    "q_norm.": "norms on queries",
+    "fc1_g.": "a gated MLP",
+    "mlp.norm.": "a norm within its MLP",
+    "attn.norm.": "a norm within its attention",
+}
+
+
+def common_name(name: str) -> str:
+    """A parameter's name that timm's ViT, `ViT` and `ViViT` share."""
+    name = name.removeprefix("vit.")
+    for old, new in _NAMES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def is_plain_vit(state: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of a ViT of timm's, or of `ViT`."""
+    names = {name.removeprefix("vit.") for name in state}
+    return "patch_embed.proj.weight" in names and "blocks.0.attn.qkv.weight" in names
+
+
+def plain_vit(
+    state: Mapping[str, Tensor], grid: tuple[int, ...] | None = None, own_grid: tuple[int, ...] | None = None
+) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
+    """A timm ViT without what these models do not have.
+
+    Class, register and distillation tokens go, with their positions; LayerScale is folded into the layers before it.
+
+    Args:
+        state: a ViT's state dict, names with or without `vit.`.
+        grid: token grid (h, w) of its positions, where that is known.
+        own_grid: token grid of the model that is to take them, tried first where it is not.
+
+    Returns:
+        the rest, under timm's names; names left out and why; notes.
+
+    Raises:
+        ValueError: for a ViT that computes something else, in one line.
+    """
+    state = {name.removeprefix("vit."): value for name, value in state.items()}
+    for part, what in _FOREIGN.items():
+        if any(part in name for name in state):
+            raise ValueError(
+                f"this ViT has {what}, which no model here has: take one without, such as augreg's or deit's"
+            )
+    if "pos_embed" not in state:
+        raise ValueError(
+            "this ViT has no learned positions (pos_embed): take one with them, such as augreg's or deit's"
+        )
+    dropped, notes = {}, []
+    tokens = 0
+    for name in _TOKENS:
+        if name in state:
+            tokens += state.pop(name).shape[1]
+            dropped[name] = "these models average their tokens instead"
+    positions = state["pos_embed"]
+    if _have_positions(tokens, positions.shape[1], grid, own_grid):  # then theirs stand first
+        state["pos_embed"] = positions[:, tokens:]
+    for name in [name for name in state if name.startswith(("head_dist.", "attn_pool."))]:
+        del state[name]
+        dropped[name] = "another way to pool"
+    for name in [name for name in state if name.startswith("fc_norm.")]:
+        state[name.removeprefix("fc_")] = state.pop(name)
+        notes = ["fc_norm: after the average in the weights, before it here"]
+    for name in [name for name in state if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
+        block, which, _ = name.rsplit(".", 2)
+        layer = f"{block}.{'attn.proj' if which == 'ls1' else 'mlp.fc2'}"
+        gamma = state.pop(name)
+        state[f"{layer}.weight"] = state[f"{layer}.weight"] * gamma[:, None]  # (D, .) rows are outputs
+        state[f"{layer}.bias"] = state[f"{layer}.bias"] * gamma
+        note = "LayerScale: folded into attn.proj and mlp.fc2"
+        notes += [] if note in notes else [note]
+    return state, dropped, notes
+
+
+def _have_positions(tokens: int, count: int, grid: tuple[int, ...] | None, own_grid: tuple[int, ...] | None) -> bool:
+    """Whether `tokens` extra tokens are among the `count` positions; timm has ViTs of both kinds."""
+    for known in (grid, own_grid):
+        if known is not None and prod(known) in (count, count - tokens):
+            return count != prod(known)
+    if grid is not None:
+        raise ValueError(f"{count} positions, {tokens} of them perhaps of extra tokens, are not of a grid {grid}")
+    return tokens > 0 and round(count**0.5) ** 2 != count

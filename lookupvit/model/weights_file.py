@@ -1,0 +1,224 @@
+"""Weights on disk: safetensors and torch or Lightning checkpoints, read without running anything that is in them."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lookupvit.model.zoo import create_model, list_models, model_arguments, name_of
+
+SAFETENSORS = "model.safetensors"  # in a folder that save_pretrained wrote
+# What wrappers put into a name, anywhere, and what stands in front of all names.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_PREFIXES = ("module.", "model.")
+# Where training scripts keep weights and averaged weights: keys of a file, and prefixes of names.
+_KEYS = ("state_dict", "model_state_dict", "model", "module")
+_AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+# Arguments of a model that a task has by the same name; the rest are its `args`.
+_OPTIONS = ("num_classes", "img_size", "num_frames", "compressed_size")
+_AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "averaged_model.", "ema.")
+
+
+@dataclass
+class Weights:
+    """A state dict and what its file says about it.
+
+    Attributes:
+        state: tensors by name, without the prefixes of wrappers.
+        source: what to call them in messages.
+        grid: token grid of the position embedding; None where the file does not say.
+        num_heads: attention heads; None where the file does not say.
+        dropped: names left out, and why.
+        hyper_parameters: of the task, in a Lightning checkpoint; they name the model.
+        class_names: in the order of the logits, where the file says them.
+    """
+
+    state: dict[str, Tensor]
+    source: str = "a state dict"
+    grid: tuple[int, ...] | None = None
+    num_heads: int | None = None
+    dropped: dict[str, str] = field(default_factory=dict)
+    hyper_parameters: dict[str, Any] | None = None
+    class_names: list[str] | None = None
+
+
+def read_weights(path: str | Path, ema: bool = True) -> Weights:
+    """Weights of a file, or of a folder that `save_pretrained` wrote.
+
+    Prefixes of torch.compile, DDP, FSDP and LightningModules are removed. Where the file holds averaged weights (EMA)
+    beside the raw ones, one of them is taken and the other listed as dropped.
+
+    Args:
+        path: safetensors, or a checkpoint of torch or Lightning; told apart by their content.
+        ema: averaged weights where there are some; False takes the raw ones.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged, holds no weights, or more than plain data and tensors; in one line.
+    """
+    path = Path(path).expanduser()
+    file = path / SAFETENSORS if path.is_dir() else path
+    if not file.is_file():
+        hint = f" (a folder of weights holds {SAFETENSORS})" if path.is_dir() else ""
+        raise FileNotFoundError(f"weights {file} do not exist{hint}: check the path")
+    with file.open("rb") as stream:
+        is_safetensors = stream.read(9)[8:] == b"{"
+    if is_safetensors:
+        content, about = _read_safetensors(file)
+    else:
+        content, about = _read_torch(file), {}
+    weights = Weights({}, str(path))
+    state = _choose(content, ema, weights)
+    weights.state = _without_prefixes(state, ema, "pytorch-lightning_version" in content, weights.dropped)
+    if not weights.state:
+        raise ValueError(f"weights {file} hold no tensors: give a state dict or a checkpoint")
+    weights.hyper_parameters, weights.class_names = content.get("hyper_parameters"), content.get("class_names")
+    if "grid" in about and "num_heads" in about:
+        weights.grid, weights.num_heads = tuple(json.loads(about["grid"])), json.loads(about["num_heads"])
+    return with_facts(weights, weights.hyper_parameters)
+
+
+def as_weights(source: str | Path | Mapping[str, Tensor] | Weights, ema: bool = True) -> Weights:
+    """Weights of a path, of a state dict (wrapper prefixes are removed), or as they are."""
+    if isinstance(source, Weights):
+        return source
+    if not isinstance(source, Mapping):
+        return read_weights(source, ema)
+    weights = Weights({})
+    weights.state = _without_prefixes(dict(source), ema, False, weights.dropped)
+    return weights
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Writes a model's weights.
+
+    Args:
+        model: a `LookupViT` or another model of the zoo.
+        path: `.safetensors`, with the grid of the positions and the number of heads beside the tensors; or `.ckpt`, a
+            Lightning checkpoint that `lookupvit test`, `predict` and `--model.init_from` take.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    path = Path(path)
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    if path.suffix == ".safetensors":
+        save_file(state, path, metadata={"format": "pt", **{key: json.dumps(v) for key, v in facts(model).items()}})
+    elif path.suffix == ".ckpt":
+        config = dict(model._hub_mixin_config)
+        given = {key: config.pop(key) for key in _OPTIONS if key in config}
+        task = "video.VideoTask" if hasattr(model, "num_frames") else "classification.ClassificationTask"
+        hparams = {"name": name_of(model), **given, "args": config}
+        checkpoint = {
+            "pytorch-lightning_version": version("lightning"),
+            "task": f"lookupvit.tasks.{task}",
+            "hyper_parameters": hparams,
+            "state_dict": {f"model.{name}": value for name, value in state.items()},
+        }
+        if getattr(model, "class_names", None):
+            checkpoint["class_names"] = list(model.class_names)
+        torch.save(checkpoint, path)
+    else:
+        raise ValueError(f"weights {path}: the ending {path.suffix!r} is unknown: choose .safetensors or .ckpt")
+
+
+def facts(model: nn.Module) -> dict[str, Any]:
+    """What a state dict does not show: the token grid of the positions, and the attention heads."""
+    inner = getattr(model, "vit", model)
+    grid = model.vit.patch_embed.grid_size if hasattr(model, "vit") else model.embed.grid_size
+    return {"grid": list(grid), "num_heads": inner.blocks[0].attn.num_heads}
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {file} are damaged: {' '.join(str(error).split())}") from error
+
+
+def _read_torch(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"weights {file} hold code ({found[1]}), which was not run: have them saved as a state dict of tensors"
+            ) from error
+        raise ValueError(
+            f"weights {file} cannot be read: they are damaged, or neither safetensors nor a checkpoint of torch"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
+    return content
+
+
+def _choose(content: dict[str, Any], ema: bool, weights: Weights) -> dict[str, Any]:
+    """The state dict among what a file holds."""
+    raw = next((key for key in _KEYS if isinstance(content.get(key), Mapping)), None)
+    averaged = next((key for key in _AVERAGED_KEYS if isinstance(content.get(key), Mapping)), None)
+    if "current_model_state" in content:  # Lightning's own average puts the raw weights there
+        raw, averaged = "current_model_state", "state_dict"
+    chosen, other = (averaged, raw) if ema and averaged else (raw, averaged)
+    if chosen is None:
+        return content
+    if other is not None:
+        weights.dropped[f"{other} ({len(content[other])} tensors)"] = _taken(ema)
+    return dict(content[chosen])
+
+
+def _taken(ema: bool) -> str:
+    return "the averaged weights were taken" if ema else "the raw weights were taken"
+
+
+def _without_prefixes(
+    state: Mapping[str, Any], ema: bool, lightning: bool, dropped: dict[str, str]
+) -> dict[str, Tensor]:
+    """Names without wrappers; of several sets of weights, the one wanted."""
+    clean: dict[str, Any] = {}
+    for name, value in state.items():
+        for wrapper in _WRAPPERS:
+            name = name.replace(wrapper, "")
+        clean[name] = value
+    for name in [name for name in clean if name.rpartition(".")[2] == "n_averaged"]:
+        dropped[name] = "a counter of the average"
+        del clean[name]
+    averaged = next((p for p in _AVERAGED_PREFIXES if any(name.startswith(p) for name in clean)), None)
+    if averaged is not None:
+        for name in [name for name in clean if name.startswith(averaged) != ema]:
+            dropped[name] = _taken(ema)
+            del clean[name]
+        if ema:
+            clean = {name.removeprefix(averaged): value for name, value in clean.items()}
+    if lightning and any(name.startswith("model.") for name in clean):
+        for name in [name for name in clean if not name.startswith("model.")]:
+            dropped[name] = "of the task, not of its model"
+            del clean[name]
+    while prefix := next((p for p in _PREFIXES if clean and all(name.startswith(p) for name in clean)), None):
+        clean = {name.removeprefix(prefix): value for name, value in clean.items()}
+    return {name: value for name, value in clean.items() if isinstance(value, Tensor)}
+
+
+def with_facts(weights: Weights, hparams: Mapping[str, Any] | None) -> Weights:
+    """Adds grid and heads, as the hyper-parameters of a Lightning checkpoint tell them."""
+    if hparams and hparams.get("name") in list_models():
+        with torch.device("meta"):
+            known = facts(create_model(hparams["name"], **_arguments(hparams)))
+        weights.grid, weights.num_heads = tuple(known["grid"]), known["num_heads"]
+    return weights
+
+
+def _arguments(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a model's grid and heads, of a task's hyper-parameters; the rest as small as it gets."""
+    known = model_arguments(hparams["name"])
+    kept = {key: hparams.get(key) for key in ("img_size", "num_frames") if key in known}
+    small = {key: value for key, value in {"depth": 1, "compressed_size": 1}.items() if key in known}
+    return {**kept, **(hparams.get("args") or {}), **small}

@@ -1,0 +1,88 @@
+"""A frozen model that another one learns from. Not in the paper: it speeds up a warm start.
+
+Letters: B batch, C classes, T tokens, D embed_dim.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lookupvit.model.backbone import Tokens
+from lookupvit.model.loading import load_model
+
+
+class Lesson(NamedTuple):
+    """What a teacher says about a batch: logits `(B, C)`, and its pooled, normalised tokens `(B, D)`."""
+
+    logits: Tensor
+    pooled: Tensor
+
+
+class Teacher:
+    """A model in evaluation mode without gradients. It is no module, so that no checkpoint or optimiser contains it.
+
+    Args:
+        source: a checkpoint that `lookupvit fit` wrote, a folder of `save_pretrained`, or the name of a timm ViT, whose
+            pretrained weights timm fetches.
+        num_classes: classes that it has to have.
+        img_size: (height, width) of the images that it will see, in pixels.
+
+    Raises:
+        FileNotFoundError: if there is neither such a file nor such a timm model.
+        ValueError: for a model of other classes, one that cannot be fetched, or no image classifier; in one line.
+    """
+
+    def __init__(self, source: str | Path, num_classes: int, img_size: tuple[int, int]) -> None:
+        self.model = _load(source, img_size).eval().requires_grad_(False)
+        if self.model.num_classes != num_classes:
+            raise ValueError(
+                f"teacher {source} has {self.model.num_classes} classes, the data {num_classes}: fine-tune it on these "
+                "data first (lookupvit fit), and give that checkpoint"
+            )
+        self.width = self.model.embed_dim
+
+    def to(self, device: torch.device) -> None:
+        """Moves the model."""
+        self.model.to(device)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Lesson:
+        """What it says about images `(B, 3, H, W)`."""
+        features = self.model.forward_features(images)
+        logits = self.model.forward_head(features)
+        if isinstance(features, Tokens):
+            return Lesson(logits, pooled(features))
+        return Lesson(logits, self.model.pool(features) if hasattr(self.model, "pool") else features.mean(dim=1))
+
+
+def pooled(tokens: Tokens) -> Tensor:
+    """Mean of the normalised compressed tokens, or of the lookup tokens where there are no others: `(B, D)`."""
+    return (tokens.lookup if tokens.compressed is None else tokens.compressed).mean(dim=1)
+
+
+def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """One minus the cosine between pooled features `(B, D)`, averaged over the batch: a scalar in 0..2."""
+    return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1).mean()
+
+
+def _load(source: str | Path, img_size: tuple[int, int]) -> nn.Module:
+    if Path(source).expanduser().exists():
+        model = load_model(source, img_size=img_size)
+        if hasattr(model, "num_frames"):
+            raise ValueError(f"teacher {source} is a video model: give the checkpoint of an image classifier")
+        return model
+    if not timm.is_model(str(source).partition(".")[0]):
+        raise FileNotFoundError(
+            f"teacher {str(source)!r} is neither a checkpoint of lookupvit fit nor a model of timm's: give a file, or "
+            "a name such as vit_base_patch16_224.augreg_in21k_ft_in1k"
+        )
+    try:
+        return timm.create_model(str(source), pretrained=True, img_size=img_size)
+    except Exception as error:  # the network's errors are of many kinds, and not every timm model takes an img_size
+        raise ValueError(
+            f"timm could not give {source} with its weights ({type(error).__name__}): give a checkpoint instead"
+        ) from error
