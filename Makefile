@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 SETUP ?= yes
+KILLS ?= 20
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
@@ -12,7 +13,7 @@ else
 READY =
 endif
 
-.PHONY: help install demo test test-slow lint format bench clean
+.PHONY: help install demo demo-caption test test-slow lint format bench chaos clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +27,12 @@ install: $(READY)  ## make the environment
 
 demo: $(READY)  ## train LookupViT and a ViT on rendered shapes, test both, print one table (4 minutes on 2 cores)
 	$(BIN)/lookupvit compare configs/demo.yaml configs/demo_vit.yaml --title demo
+
+demo-caption: $(READY)  ## caption rendered scenes with LookupViT and a ViT; the part of true captions (not timed)
+	$(BIN)/lookupvit fit --config configs/demo_caption.yaml
+	$(BIN)/lookupvit fit --config configs/demo_caption_vit.yaml
+	$(BIN)/lookupvit test --config configs/demo_caption.yaml --ckpt_path best
+	$(BIN)/lookupvit test --config configs/demo_caption_vit.yaml --ckpt_path best
 
 lint: $(READY)  ## ruff, check only
 	$(BIN)/ruff check .
@@ -43,6 +50,9 @@ test-slow: $(READY)  ## the tests that take minutes
 
 bench: $(READY)  ## speed and memory against timm's ViT and ToMe; tables in outputs/bench/
 	$(BIN)/lookupvit bench all
+
+chaos: $(READY)  ## kill and resume training KILLS times, with 0 and 2 workers, on 1 and 2 processes (an hour or more)
+	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)
 
 clean:  ## remove what was built, not the data
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs

@@ -1,7 +1,6 @@
 """A LightningDataModule over any tree of class folders: train/CLASS/*.jpg, val/CLASS/*.jpg and, optionally, test/."""
 
 import copy
-import os
 import warnings
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.image_folder import ImageFolder, LabelledImages, find_class_folders, find_images, what_is_there
 from datamodules.names import check_same_classes, readable_names
+from datamodules.resumable import training_loader
 from datamodules.transforms import Collate, Pipeline, eval_transform, train_transform, transform_options
+from datamodules.workers import default_workers, leave_signals
 
-_MAX_DEFAULT_WORKERS = 16
+_MIXING = {"mixup": "mixup", "cutmix": "cutmix", "prob": "mix_prob"}
 
 
 class ImageFolderDataModule(LightningDataModule):
@@ -99,11 +100,8 @@ class ImageFolderDataModule(LightningDataModule):
         self.root = Path(root).expanduser()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.batch_size, self.val_batch_size = batch_size, batch_size if val_batch_size is None else val_batch_size
-        self.num_workers, self.prefetch_factor, self.persistent_workers = (
-            num_workers,
-            prefetch_factor,
-            persistent_workers,
-        )
+        self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
+        self.persistent_workers = persistent_workers
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction, self.seed, self.predict_path = val_fraction, seed, predict_path
         self.skip_corrupt, self.cache, self.drop_last = skip_corrupt, cache, drop_last
@@ -247,31 +245,25 @@ class ImageFolderDataModule(LightningDataModule):
     def _loader(self, name: str, training: bool = False) -> DataLoader:
         if name not in self._datasets:
             self.setup({"train": "fit", "val": "validate"}.get(name, name))
-        dataset = self._datasets[name]
-        local_devices = world_size = 1
-        if self.trainer is not None:
-            local_devices, world_size = max(1, self.trainer.num_devices), self.trainer.world_size
-        if training and self.drop_last and len(dataset) // world_size < self.batch_size:
-            raise ValueError(
-                f"{len(dataset)} training images on {world_size} device(s) do not fill one batch of {self.batch_size}; "
-                "set a smaller data.batch_size, or data.drop_last=false"
-            )
-        workers = self.num_workers
-        if workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = min(_MAX_DEFAULT_WORKERS, max(1, cores // local_devices))
-        names = {"mixup": "mixup", "cutmix": "cutmix", "prob": "mix_prob"} if training else {}
-        mixing = {name: self.options[option] for name, option in names.items()}
+        dataset, trainer = self._datasets[name], self.trainer
+        workers = default_workers(trainer) if self.num_workers is None else self.num_workers
+        options = {
+            "persistent_workers": self.persistent_workers and workers > 0,
+            "prefetch_factor": self.prefetch_factor if workers > 0 else None,
+        }
+        if training:
+            mixing = {name: self.options[option] for name, option in _MIXING.items()}
+            collate = Collate(self.num_classes, **mixing, pipeline=self._transform(True))
+            options |= {"trainer": trainer, "num_workers": workers, "drop_last": self.drop_last}
+            return training_loader(dataset, self.batch_size, collate, **options)
         return DataLoader(
             dataset,
-            batch_size=self.batch_size if training else self.val_batch_size,
-            shuffle=training,
+            batch_size=self.val_batch_size,
             num_workers=workers,
-            collate_fn=Collate(self.num_classes if training else 0, **mixing, pipeline=self._transform(training)),
+            collate_fn=Collate(pipeline=self._transform(False)),
+            worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.persistent_workers and workers > 0,
-            prefetch_factor=self.prefetch_factor if workers > 0 else None,
-            drop_last=training and self.drop_last,
+            **options,
         )
 
     def train_dataloader(self) -> DataLoader:
@@ -285,6 +277,15 @@ class ImageFolderDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """As `val_dataloader`, over the test split."""
         return self._loader("test")
+
+    def bank_dataloader(self) -> DataLoader:
+        """The training images in the order of the tree, prepared as for evaluation: a bank of nearest neighbours."""
+        if "bank" not in self._datasets:
+            self.setup("fit")
+            train = self._datasets["train"]
+            whole = self._like(getattr(train, "dataset", train), training=False)
+            self._datasets["bank"] = Subset(whole, train.indices) if isinstance(train, Subset) else whole
+        return self._loader("bank")
 
     def predict_dataloader(self) -> DataLoader:
         """Batches ``(images (B, 3, H, W), paths)`` in sorted order; paths is a list of B strings."""

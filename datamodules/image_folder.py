@@ -18,6 +18,8 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.io import decode_image
 from torchvision.transforms.v2 import functional as F
 
+from datamodules.retry import with_retries
+
 EXTENSIONS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
 
 # torchvision applies the EXIF orientation of JPEG and PNG only; every other format goes to PIL, which applies all.
@@ -51,12 +53,7 @@ def decode_rgb(path: str | os.PathLike) -> Tensor:
     """
     path = os.fspath(path)
     try:
-        if not path.lower().endswith(_FAST_EXTENSIONS):
-            return _decode_with_pil(path)
-        try:
-            image = decode_image(path, mode="RGB", apply_exif_orientation=True)
-        except RuntimeError:  # damaged, or another format under this name: PIL is the judge of both
-            return _decode_with_pil(path)
+        image = with_retries(lambda: _decode(path))
     except FileNotFoundError:
         raise FileNotFoundError(f"no image file {path!r}: it was there when the folder was listed") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -68,6 +65,16 @@ def decode_rgb(path: str | os.PathLike) -> Tensor:
     if image.ndim == 4:  # an animated GIF that calls itself .jpg: (frames, 3, H, W) -> (3, H, W)
         image = image[0]
     return image if image.dtype == torch.uint8 else F.to_dtype(image, torch.uint8, scale=True)
+
+
+def _decode(path: str) -> Tensor:
+    """By torchvision where it can; ``(3, H, W)``, of an animated GIF ``(frames, 3, H, W)``."""
+    if path.lower().endswith(_FAST_EXTENSIONS):
+        try:
+            return decode_image(path, mode="RGB", apply_exif_orientation=True)
+        except RuntimeError:  # damaged, unreadable, or another format under this name: PIL is the judge of all
+            pass
+    return _decode_with_pil(path)
 
 
 def _decode_with_pil(path: str) -> Tensor:

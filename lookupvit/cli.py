@@ -14,12 +14,16 @@ commands:
   fit        train a model
   validate   score a checkpoint on the validation data
   test       score a checkpoint on the test data
-  predict    name the classes of an image, a folder or a glob
+  predict    name the classes of an image, a folder or a glob, or caption them
   compare    train and test several configurations, one table and the curves
   sweep      accuracy against cost at many compressed sizes, of checkpoints or trained first
   attend     where a model looks: gather maps, roll-out, entropy and diversity
   ablate     a baseline and its variations, several seeds each; resumable
   cost       multiply-adds, parameters and memory of a model; the size that a budget pays for
+  export     a trained model as ONNX, torch.export program or folder for the Hub
+  knn        accuracy of nearest neighbours on a checkpoint's frozen features
+  check-data decode every image and video ahead of time, list the bad ones
+  train-tokenizer  train a SentencePiece model on captions
   bench      speed and memory on this machine, beside timm's ViT and ToMe
 
 Every field of every YAML file can be set from the command line; what stands further right wins.
@@ -73,6 +77,30 @@ def _attend(argv: list[str]) -> None:
     attend(argv)
 
 
+def _export(argv: list[str]) -> None:
+    from lookupvit.cli_export import export
+
+    export(argv)
+
+
+def _knn(argv: list[str]) -> None:
+    from lookupvit.cli_knn import knn
+
+    knn(argv)
+
+
+def _check_data(argv: list[str]) -> None:
+    from lookupvit.cli_check import check_data
+
+    check_data(argv)
+
+
+def _train_tokenizer(argv: list[str]) -> None:
+    from lookupvit.cli_tokenizer import train_tokenizer_command
+
+    train_tokenizer_command(argv)
+
+
 def _bench(argv: list[str]) -> None:
     from lookupvit.bench import bench_main
 
@@ -86,6 +114,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "ablate": _ablate,
     "attend": _attend,
     "cost": _cost,
+    "export": _export,
+    "knn": _knn,
+    "check-data": _check_data,
+    "train-tokenizer": _train_tokenizer,
     "bench": _bench,
 }
 TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
@@ -119,15 +151,15 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(argv[0], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
         return _fail("", f"unknown command {argv[0]!r}: {hint}")
-    if debug:
-        _run(argv)
-        return 0
-
-    from lookupvit.cli_errors import USER_ERRORS, one_line
+    from lookupvit.cli_errors import USER_ERRORS, exit_code_of, one_line
 
     try:
         _run(argv)
-    except USER_ERRORS as error:
+    except Exception as error:
+        if (code := exit_code_of(error)) is not None:  # no mistake: a signal asked for it
+            return code
+        if debug or not isinstance(error, USER_ERRORS):
+            raise
         return _fail(argv[0], one_line(error))
     return 0
 

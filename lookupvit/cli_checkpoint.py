@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+
+from lookupvit.checkpoint_io import damage
 
 # Keys of a checkpoint's hyper-parameters that are Lightning's own.
 _INTERNAL = ("_class_path", "_instantiator")
@@ -45,14 +48,27 @@ def find_checkpoint(name: str, folder: Path) -> Path:
             f"--ckpt_path {name}: no checkpoint below {folder}: train first, or give the path of a checkpoint"
         )
     if name == "last":
-        return found[-1]
+        return _newest_whole(found)
     callbacks = load(found[-1]).get("callbacks", {})
-    best = [state["best_model_path"] for state in callbacks.values() if state.get("best_model_path")]
+    # The callback that writes last.ckpt watches no metric; its "best" is the newest.
+    best = [state["best_model_path"] for state in callbacks.values() if state.get("monitor")]
     # The folder may have been moved since: what counts is the name beside last.ckpt.
     files = [file for path in best for file in (Path(path), found[-1].parent / Path(path).name) if file.is_file()]
     if not files:
         raise FileNotFoundError(f"--ckpt_path best: the run of {found[-1]} kept none: give the path of a checkpoint")
     return files[0]
+
+
+def _newest_whole(found: list[Path]) -> Path:
+    """The newest file that is whole; the damaged ones that are newer are named."""
+    for file in reversed(found):
+        wrong = damage(file, zipped=True)
+        if wrong is None:
+            return file
+        rank_zero_only(Console(stderr=True).print)(
+            f"--ckpt_path last: {file} is left out: {wrong}; trying the one before", soft_wrap=True, highlight=False
+        )
+    raise ValueError(f"--ckpt_path last: none of the {len(found)} checkpoints beside {found[-1]} is whole: train anew")
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -69,6 +85,8 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
     file = path / "meta.pt" if path.is_dir() else path
+    if wrong := damage(path):
+        raise ValueError(f"checkpoint {path} cannot be read: {wrong}; give another, or last for the newest whole one")
     try:
         checkpoint = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes

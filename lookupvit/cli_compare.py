@@ -77,11 +77,12 @@ def compare(argv: list[str]) -> None:
 
 
 def _images_per_second(models: dict[str, tuple]) -> list[float]:
-    """Inference throughput of the models, timed in turn so that a busy machine slows them alike."""
+    """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
     cases = {}
     for label, (model, _) in models.items():
-        images = torch.randn(_BATCH, 3, *model.img_size)
-        cases[label] = lambda model=model, images=images: model(images)
+        frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
+        inputs = torch.randn(_BATCH, 3, *frames, *model.img_size)
+        cases[label] = lambda model=model, inputs=inputs: model(inputs)
     with torch.inference_mode():
         timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, _BATCH), label="images/s")
     return [timing.rate for timing in timings.values()]

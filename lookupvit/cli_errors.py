@@ -6,7 +6,10 @@ import re
 
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
+
+from lookupvit.checkpoint_io import CheckpointWriteError
 
 # What a user can cause and mend. Anything else is a bug and keeps its traceback.
 USER_ERRORS = (
@@ -14,6 +17,7 @@ USER_ERRORS = (
     FileNotFoundError,
     NotADirectoryError,
     PermissionError,
+    CheckpointWriteError,
     argparse.ArgumentError,
     MisconfigurationException,
     OmegaConfBaseException,
@@ -21,6 +25,18 @@ USER_ERRORS = (
 
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a path but")
 _TYPES = {"NoneType": "null", "str": "text", "tuple": "a list", "list": "a list", "dict": "a mapping"}
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """The exit code of a run that a signal ended after a checkpoint; None of anything else.
+
+    Only rank 0 tells the scheduler: Lightning's launcher takes a child's code for a crash, and kills the rest.
+    """
+    from lookupvit.callbacks.last import EXIT_REQUEUE, Preempted
+
+    if not isinstance(error, Preempted):
+        return None
+    return EXIT_REQUEUE if rank_zero_only.rank == 0 else 0
 
 
 def one_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
@@ -17,12 +18,22 @@ from rich.console import Console
 
 import datamodules
 from lookupvit import cli_checkpoint, tasks
-from lookupvit.callbacks import BatchPictures, EpochLines, PredictionWriter, RunSummary
+from lookupvit.callbacks import (
+    BatchPictures,
+    EpochLines,
+    LastCheckpoint,
+    PredictionWriter,
+    RunSummary,
+    SkipNonFinite,
+    StabilityMonitor,
+)
+from lookupvit.checkpoint_io import AtomicCheckpointIO
 from lookupvit.cli_config import expand_includes
 from lookupvit.cli_errors import explain
 
 # Sizes that are written once, in the data, and flow to the model.
 LINKED = ("num_classes", "img_size")
+FRAMES = "num_frames"  # likewise, of clips; other data and models do not know it
 # Shorter names of what is asked for at inference.
 _SHORT = {"--budget_gmacs": "--model.budget_gmacs", "--cascade": "--model.cascade"}
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
@@ -50,6 +61,12 @@ class LookupViTCLI(LightningCLI):
             type=str | list[str] | None,
             default=None,
             help="In a configuration file: the files that it builds on, relative to it.",
+        )
+        parser.add_argument(
+            "--save_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Write last.ckpt every so many optimiser steps, besides at the end of each epoch.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(
@@ -79,17 +96,19 @@ class LookupViTCLI(LightningCLI):
         args = expand_includes(args)
         command, rest = args[0], args[1:]
         path = _option(rest, "ckpt_path")
+        self.resume_last = False
         if path is None or path in ("last", "best"):
             self.config = self._parse(args)
             path = self.config[command].get("ckpt_path")
         if path in ("last", "best"):
+            self.resume_last = path == "last"
             path = str(cli_checkpoint.find_checkpoint(path, self._experiment(self.config[command])))
         if path is not None and path != "hpc" and "://" not in path:
             checkpoint = cli_checkpoint.load(path)
-            self.saved = cli_checkpoint.as_config(checkpoint, LINKED)
+            self.saved = cli_checkpoint.as_config(checkpoint, (*LINKED, FRAMES))
             if command == "predict" and "data" in self.saved:  # there may be no training data to count classes in
                 classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
-                if self.saved["data"]["init_args"].get("num_classes", classes) is None:
+                if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
                     self.saved["data"]["init_args"]["num_classes"] = classes
             self.config = self._parse([command, "--config", json.dumps(self.saved), *rest])
             self.config[command]["ckpt_path"] = path
@@ -101,9 +120,13 @@ class LookupViTCLI(LightningCLI):
 
     def _parse(self, args: list[str]) -> Any:
         try:
-            return self.parser.parse_args(args)
+            config = self.parser.parse_args(args)
         except argparse.ArgumentError as error:
             raise ValueError(explain(str(error), self._subcommand_parsers[args[0]], _CLASSES)) from error
+        for key in ("trainer", "checkpoint"):  # the parser lets a number through in place of one of them
+            if not hasattr(config[args[0]].get(key), "get"):
+                raise ValueError(f"--{key} is a mapping of options, got {config[args[0]].get(key)!r}")
+        return config
 
     def _parse_ckpt_path(self) -> None:
         """Nothing is left to do: Lightning's own version would let the checkpoint win."""
@@ -111,6 +134,16 @@ class LookupViTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Prints what the command line changed."""
         config = self.config[self.subcommand]
+        given = (config.get("model") or {}).get("init_args") or {}
+        if config.get("ckpt_path") is not None and given.get("init_from") is not None:
+            given["init_from"] = None  # the checkpoint has the weights
+        frames = ((config.get("data") or {}).get("init_args") or {}).get(FRAMES)
+        if frames is not None and FRAMES in given:
+            if given[FRAMES] not in (None, frames):
+                raise ValueError(
+                    f"--model.{FRAMES} {given[FRAMES]} contradicts the data's {frames}: set --data.{FRAMES} instead"
+                )
+            given[FRAMES] = frames
         rank_zero_only(cli_checkpoint.print_differences)(
             cli_checkpoint.differences(self.saved, {key: config.get(key) for key in self.saved}),
             config.get("ckpt_path"),
@@ -125,7 +158,7 @@ class LookupViTCLI(LightningCLI):
             while cause.__cause__ is not None:  # the parser wraps what an __init__ raises, bugs too
                 cause = cause.__cause__
             raise cause from None
-        given = self.config[self.subcommand].model.init_args
+        given = self.config[self.subcommand].model.get("init_args") or {}
         for name in LINKED:
             asked, linked = given.get(name), getattr(self.datamodule, name, None)
             same = asked in (linked, (linked[0] if isinstance(linked, tuple) and len(set(linked)) == 1 else linked))
@@ -141,18 +174,36 @@ class LookupViTCLI(LightningCLI):
         if self.subcommand != "fit" or trainer["logger"] is False:  # without a logger there is no folder for each run
             self.save_config_callback = None
         if trainer["logger"] is None or trainer["logger"] is True:
-            kwargs["logger"] = TensorBoardLogger(folder.parent, name=folder.name, default_hp_metric=False)
+            version = self._version_to_continue(folder)
+            if version is not None:
+                self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": True}
+            kwargs["logger"] = TensorBoardLogger(folder.parent, folder.name, version, default_hp_metric=False)
         callbacks = trainer["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        for callback in self._own_callbacks(trainer, config["checkpoint"]):
+        for callback in self._own_callbacks(trainer, config["checkpoint"], config["save_every_n_steps"]):
             if not any(isinstance(other, type(callback)) for other in callbacks):
                 callbacks.append(callback)
         kwargs["callbacks"] = callbacks
+        plugins = _listed(trainer["plugins"] or [])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         if trainer["enable_checkpointing"] is False:
             self._parser(self.subcommand).callback_keys.remove("checkpoint")
-        return super().instantiate_trainer(**kwargs)
+        made = super().instantiate_trainer(**kwargs)
+        made.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # it is to know of a new best
+        return made
 
-    def _own_callbacks(self, trainer: dict[str, Any], checkpoint: ModelCheckpoint) -> list[Callback]:
+    def _version_to_continue(self, folder: Path) -> str | None:
+        """The run's folder that ``fit --ckpt_path last`` goes on in, with its curves and its best checkpoints."""
+        path = self.config_init[self.subcommand].get("ckpt_path")
+        if self.subcommand != "fit" or not self.resume_last or path is None:
+            return None
+        run = Path(path).absolute().parents[1]
+        return run.name if run.parent == folder.absolute() and run.name.startswith("version_") else None
+
+    def _own_callbacks(
+        self, trainer: dict[str, Any], checkpoint: ModelCheckpoint, every_n_steps: int | None
+    ) -> list[Callback]:
         own: list[Callback] = []
         given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
         if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in given):
@@ -160,18 +211,14 @@ class LookupViTCLI(LightningCLI):
         if self.subcommand == "fit":
             if not Console().is_terminal:  # the bar does not move in a log file
                 own.append(EpochLines())
-            own += [RunSummary(), cli_checkpoint.KeepData(self._data_config())]
+            own += [RunSummary(), SkipNonFinite(), cli_checkpoint.KeepData(self._data_config())]
             if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
                 # ModelCheckpoint's own save_last writes only when the best ones change, which is too seldom to resume.
-                own.append(
-                    ModelCheckpoint(
-                        checkpoint.dirpath, "last", save_on_train_epoch_end=True, enable_version_counter=False
-                    )
-                )
+                own.append(LastCheckpoint(checkpoint.dirpath, every_n_steps))
             if trainer["logger"] is not False and not trainer["fast_dev_run"]:
-                own += [LearningRateMonitor(logging_interval="step"), BatchPictures()]
+                own += [LearningRateMonitor(logging_interval="step"), BatchPictures(), StabilityMonitor()]
         if self.subcommand == "predict":
-            own.append(PredictionWriter())
+            own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
         return own
 
     def _data_config(self) -> dict[str, Any]:
@@ -216,6 +263,7 @@ def run(argv: list[str]) -> LookupViTCLI:
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     warnings.filterwarnings("ignore", message=".*is deprecated, use `isinstance\\(treespec", module="lightning")
+    warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
     if argv and argv[0] != "fit":  # which checkpoints a finished run kept is of no concern to its readers
         warnings.filterwarnings("ignore", message="(The dirpath has changed|Be aware that when using `ckpt_path`)")
     return LookupViTCLI(

@@ -1,8 +1,24 @@
-"""What a run shows and writes: the summary at its start, a line an epoch, pictures of a training batch, predictions."""
+"""What a run shows, writes and survives: summary, epoch lines, pictures, predictions; last.ckpt, signals, resume."""
 
+from lookupvit.callbacks.last import EXIT_REQUEUE, LastCheckpoint, Preempted
 from lookupvit.callbacks.lines import EpochLines
+from lookupvit.callbacks.nonfinite import NonFiniteError, SkipNonFinite
 from lookupvit.callbacks.pictures import BatchPictures
 from lookupvit.callbacks.predictions import PredictionWriter
+from lookupvit.callbacks.resume import ExactResume
+from lookupvit.callbacks.stability import StabilityMonitor
 from lookupvit.callbacks.summary import RunSummary
 
-__all__ = ["BatchPictures", "EpochLines", "PredictionWriter", "RunSummary"]
+__all__ = [
+    "EXIT_REQUEUE",
+    "BatchPictures",
+    "EpochLines",
+    "ExactResume",
+    "LastCheckpoint",
+    "NonFiniteError",
+    "PredictionWriter",
+    "Preempted",
+    "RunSummary",
+    "SkipNonFinite",
+    "StabilityMonitor",
+]

@@ -8,6 +8,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 class EpochLines(Callback):
     """Prints loss, validation accuracy, seconds and images a second of each training epoch."""
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock also of an epoch that is resumed in its middle, which Lightning does not start again."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self._start, self._step = time.perf_counter(), trainer.global_step
@@ -29,7 +33,7 @@ class EpochLines(Callback):
         seconds = time.perf_counter() - self._start - self._validation
         metrics = [
             f"{name} {float(trainer.callback_metrics[name]):.4f}"
-            for name in ("train/loss", "val/loss", "val/top1")
+            for name in ("train/loss", "val/loss", "val/top1", "val/cider")
             if name in trainer.callback_metrics
         ]
         print(

@@ -26,6 +26,8 @@ class BatchPictures(Callback):
         if self.done or not trainer.is_global_zero:
             return
         self.done = True
+        if batch[0].ndim != 4:  # clips, or features in place of images
+            return
         data = trainer.datamodule
         grid = picture_grid(
             batch[0][: self.count], getattr(data, "mean", None), getattr(data, "std", None), self.columns

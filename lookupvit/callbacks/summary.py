@@ -19,7 +19,7 @@ class RunSummary(Callback):
         """Counts parameters and multiply-adds, before a strategy may shard the model."""
         if stage != "fit" or not trainer.is_global_zero:
             return
-        model = pl_module.model
+        model = getattr(pl_module.model, "encoder", pl_module.model)  # of a captioner, what an image costs
         self.rows["model"] = str(getattr(pl_module.hparams, "name", type(model).__name__))
         self.rows["parameters"] = f"{count_parameters(model) / 1e6:.2f} M"
         height, width = model.img_size
@@ -30,7 +30,10 @@ class RunSummary(Callback):
             macs = ", ".join(
                 f"{count_macs(model, model.img_size, size) / 1e9:.3g} ({size_name(size)})" for size in sizes
             )
-        self.rows["GMACs an image"] = f"{macs} at {height}x{width} px"
+        if hasattr(model, "num_frames"):
+            self.rows["GMACs a clip"] = f"{macs} at {model.num_frames} frames of {height}x{width} px"
+        else:
+            self.rows["GMACs an image"] = f"{macs} at {height}x{width} px"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds what is known once data and optimiser stand, and prints."""
@@ -48,6 +51,7 @@ class RunSummary(Callback):
         epochs = f", {trainer.max_epochs} epochs" if (trainer.max_epochs or 0) > 0 else ""
         resumed = f", from step {trainer.global_step}" if trainer.global_step else ""
         self.rows["steps"] = f"{steps}{epochs}{resumed}"
+        self.rows |= getattr(pl_module, "summary_rows", {})
         self.rows["precision"] = str(trainer.precision)
         self.rows["output folder"] = str(folder or trainer.default_root_dir)
         table = Table.grid(padding=(0, 2))

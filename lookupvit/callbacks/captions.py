@@ -1,0 +1,168 @@
+"""Captions as files (`predict`), and beside their images in TensorBoard (`fit`)."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from rich.console import Console
+
+
+class CaptionWriter(BasePredictionWriter):
+    """Writes `captions.json` and `captions.txt`, in the order of the data, as they come.
+
+    The JSON is COCO's result format, `[{"image_id": int, "caption": str}, ...]`, the best caption of each image; the
+    text names each file with all of its captions and, where there are several, their scores.
+
+    Args:
+        folder: Where to write; None is the run's output folder.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        super().__init__(write_interval="batch")
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses several processes, which would write over each other.
+
+        Raises:
+            ValueError: If the prediction runs in more than one process.
+        """
+        super().setup(trainer, pl_module, stage)
+        if stage == "predict" and trainer.world_size > 1:
+            raise ValueError(
+                f"predict runs on one device, not {trainer.world_size}: add --trainer.devices 1 --trainer.num_nodes 1"
+            )
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens both files."""
+        folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.json_path, self.text_path = folder / "captions.json", folder / "captions.txt"
+        self._json = self.json_path.open("w", encoding="utf-8")
+        self._text = self.text_path.open("w", encoding="utf-8")
+        self._json.write("[")
+        self._count = 0
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: dict[str, Any],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes the captions of one batch."""
+        rows = zip(prediction["files"], prediction["image_ids"], prediction["captions"], strict=True)
+        for file, number, captions in rows:
+            result = json.dumps({"image_id": number, "caption": captions[0][0]}, ensure_ascii=False)
+            self._json.write((",\n " if self._count else "\n ") + result)
+            scores = [f"{score:8.3f}  " if len(captions) > 1 else "" for _, score in captions]
+            lines = [f"    {score}{text}" for score, (text, _) in zip(scores, captions, strict=True)]
+            self._text.write("\n".join([file, *lines]) + "\n")
+            self._count += 1
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes both files and says where they are."""
+        self._close()
+        Console().print(f"{self._count} captions: {self.json_path} and {self.text_path}", soft_wrap=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keeps what was written before an error."""
+        self._close()
+
+    def _close(self) -> None:
+        if not getattr(self, "_json", None) or self._json.closed:
+            return
+        self._json.write("\n]\n")
+        self._json.close()
+        self._text.close()
+
+
+class CaptionPictures(Callback):
+    """Shows the first validation images with their generated and reference captions, as `val/captions`.
+
+    TensorBoard gets a picture and, to search and copy, the same as text.
+
+    Args:
+        count: Images.
+    """
+
+    def __init__(self, count: int = 8) -> None:
+        self.count = count
+        self._shown: list[tuple[torch.Tensor, str, list[str]]] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._shown = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: dict[str, list[str]],
+        batch: tuple,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keeps images until there are enough."""
+        if trainer.is_global_zero and not trainer.sanity_checking and len(self._shown) < self.count:
+            images, _, references = batch
+            shown = zip(images.detach().float().cpu(), outputs["captions"], references, strict=True)
+            self._shown += list(shown)[: self.count - len(self._shown)]
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes picture and text."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if not self._shown or not loggers:
+            return
+        data, step = trainer.datamodule, trainer.global_step
+        figure = caption_figure(self._shown, getattr(data, "mean", None), getattr(data, "std", None))
+        rows = [f"| {text} | {'<br>'.join(references)} |" for _, text, references in self._shown]
+        table = "\n".join(["| generated | references |", "|---|---|", *rows])
+        for logger in loggers:
+            logger.experiment.add_figure("val/captions", figure, step, close=False)
+            logger.experiment.add_text("val/captions", table, step)
+
+
+def caption_figure(
+    shown: Sequence[tuple[torch.Tensor, str, list[str]]],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    references: int = 2,
+) -> Figure:
+    """Images with their captions beside them, two a row.
+
+    Args:
+        shown: Images `(3, H, W)`, normalised by `mean` and `std` where these are given; generated caption; references.
+        mean: Of each channel, of pixels in [0, 1].
+        std: Likewise.
+        references: How many of them to show at most.
+    """
+    rows = (len(shown) + 1) // 2
+    figure = Figure(figsize=(10, 1.9 * rows), dpi=100)
+    grid = figure.subplots(rows, 4, squeeze=False, width_ratios=(1, 1.6) * 2).flatten()
+    for axes in grid:
+        axes.axis("off")
+    for place, (image, text, captions) in enumerate(shown):
+        if mean is not None and std is not None:
+            image = image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+        picture, words = grid[2 * place], grid[2 * place + 1]
+        picture.imshow(image.clamp(0, 1).permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
+        words.text(0, 1, _lines(text, 34, 4), va="top", fontsize=9, weight="bold", parse_math=False)
+        told = "\n".join(_lines(caption, 42, 2) for caption in captions[:references])
+        words.text(0, 0, told, va="bottom", fontsize=7.5, color="#555555", parse_math=False)
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.03, top=0.97, wspace=0.06, hspace=0.12)
+    return figure
+
+
+def _lines(text: str, width: int, most: int) -> str:
+    return "\n".join(textwrap.wrap(text, width, max_lines=most, placeholder=" ...") or ["(nothing)"])

@@ -1,0 +1,127 @@
+"""``last.ckpt``: where to go on from, after every epoch, every n steps, and when a scheduler wants the machine back."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.console import Console
+
+from lookupvit.checkpoint_io import LAST
+
+EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+class Preempted(Exception):
+    """Training stopped because of a signal, after a checkpoint; the process ends with `EXIT_REQUEUE`."""
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes ``last.ckpt`` at the end of each epoch, every ``every_n_steps`` optimiser steps, and on a signal.
+
+    SIGTERM, SIGUSR1 and a first SIGINT (Ctrl-C) only raise a flag. At the end of the optimiser's step all ranks agree
+    whether any of them has one raised, write the checkpoint together, and stop. A second SIGINT ends the process at
+    once. During validation the flag waits for the next step or the end of the epoch: a checkpoint is never half of one.
+
+    Args:
+        dirpath: Folder; None: the run's own.
+        every_n_steps: Optimiser steps between two checkpoints; None: at the end of each epoch alone.
+        on_signal: Whether to take over the signals.
+    """
+
+    def __init__(
+        self, dirpath: str | Path | None = None, every_n_steps: int | None = None, on_signal: bool = True
+    ) -> None:
+        super().__init__(
+            dirpath, Path(LAST).stem, every_n_epochs=1, save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"save_every_n_steps must be at least 1, got {every_n_steps}; null: once an epoch")
+        self.every_n_steps, self.on_signal = every_n_steps, on_signal
+        self.received: signal.Signals | None = None
+        self._handlers: dict[int, Any] = {}
+
+    # -- signals -----------------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Takes the signals over, also from Lightning, whose handler hangs when several ranks are signalled at once."""
+        super().setup(trainer, pl_module, stage)
+        if stage != "fit" or not self.on_signal or threading.current_thread() is not threading.main_thread():
+            return
+        self._launcher = trainer.strategy.launcher
+        trainer._signal_connector.register_signal_handlers = lambda: None
+        for number in SIGNALS:
+            self._handlers.setdefault(number, signal.signal(number, self._note))
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives the signals back."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def _note(self, number: int, frame: Any) -> None:
+        # Nothing but a flag: whatever else a handler does may happen inside a collective operation.
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            if self._launcher is not None and hasattr(self._launcher, "kill"):
+                self._launcher.kill(signal.SIGKILL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        self.received = signal.Signals(number)
+
+    @property
+    def last_good(self) -> str:
+        """The newest checkpoint of this run."""
+        return self._last_checkpoint_saved
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes a checkpoint if it is time, and stops if any rank was signalled.
+
+        Raises:
+            Preempted: After the checkpoint, on all ranks.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate() or trainer.fast_dev_run:  # half a step cannot be resumed
+            return
+        if trainer.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            return  # a validation or the end of the epoch comes first; the flag stays up
+        stop = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if (stop or due) and self._last_global_step_saved != trainer.global_step:
+            self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
+        if stop:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the epoch's checkpoint, and stops if any rank was signalled and the run is not over anyway.
+
+        Raises:
+            Preempted: After the checkpoint, on all ranks.
+        """
+        super().on_train_epoch_end(trainer, pl_module)
+        if trainer.fast_dev_run or trainer.current_epoch + 1 == trainer.max_epochs:
+            return
+        if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
+            self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
+        name = "another rank's signal" if self.received is None else self.received.name
+        if trainer.is_global_zero:
+            Console(stderr=True).print(
+                f"{name}: saved {self.best_model_path} at step {trainer.global_step}; "
+                f"go on with --ckpt_path last (exit code {EXIT_REQUEUE})",
+                soft_wrap=True,
+                highlight=False,
+            )
+        raise Preempted(name)

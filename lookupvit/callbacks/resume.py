@@ -1,0 +1,52 @@
+"""What a resumed run has to put right, and to say, when its ranks or batches are not those of the checkpoint."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+
+
+class ExactResume(Callback):
+    """Puts the training loader where the checkpoint left it; says what other ranks or batches make inexact."""
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the loader's state, which Lightning drops if the schedule made the loader before it was restored."""
+        loop = checkpoint.get("loops", {}).get("fit_loop", {})
+        self._states = loop.get("state_dict", {}).get("combined_loader", [])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compares the training loader with the one that the checkpoint knew, once it was restored."""
+        loader = trainer.train_dataloader
+        if len(self._states) == 1 and getattr(loader, "resumed", 0) is None:
+            loader.load_state_dict(self._states[0])
+        self._states = []
+        saved = getattr(loader, "resumed", None)
+        if not saved:
+            return
+        now = loader.sampler
+        notes = []
+        if saved["samples"] != len(now.dataset) or saved["seed"] != now.seed:
+            notes.append(
+                f"the data have {len(now.dataset)} samples and seed {now.seed}, the checkpoint had {saved['samples']} "
+                f"and {saved['seed']}: the rest of this epoch is in another order, so samples repeat or are missed"
+            )
+        if saved["global_batch"] != now.global_batch:
+            notes.append(
+                f"the global batch is {now.global_batch}, it was {saved['global_batch']}: steps, schedule and "
+                f"noise differ from here on; the epoch goes on at sample {now.start * now.global_batch}"
+            )
+            progress = trainer.fit_loop.epoch_loop.batch_progress.current
+            shift = now.start - progress.processed if saved["batches"] else 0
+            for count in ("ready", "started", "processed", "completed"):
+                setattr(progress, count, getattr(progress, count) + shift)
+        elif saved["ranks"] != now.num_replicas:
+            notes.append(
+                f"{now.num_replicas} ranks instead of {saved['ranks']}, the same global batch: each step sees the same "
+                "samples; mixing within a rank's batch, dropout and the last digits of sums differ"
+            )
+        if trainer.is_global_zero:
+            for note in notes:
+                Console().print(f"Not exact after this resume: {note}", soft_wrap=True, highlight=False)

@@ -1,0 +1,111 @@
+"""Checkpoint files that are whole or not there: written beside their name, synchronised, then renamed."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+LAST = "last.ckpt"
+PREVIOUS = "last.previous.ckpt"
+
+
+class CheckpointWriteError(OSError):
+    """A checkpoint that could not be written; the ones before it are as they were."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes to ``.NAME.partial`` in the same folder, waits for the disk, and renames.
+
+    A process killed at any moment leaves the old file or the new one under the final name. Of ``last.ckpt`` the one
+    before is kept as ``last.previous.ckpt``, should the file system damage the newest. URLs go Lightning's own way.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint.
+
+        Raises:
+            CheckpointWriteError: If the disk is full or refuses; nothing is left of the attempt.
+        """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.is_file():
+                _keep(path, path.with_name(PREVIOUS))
+            os.replace(partial, path)
+            _sync_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's zip writer hides the disk's error behind its own
+            partial.unlink(missing_ok=True)
+            raise CheckpointWriteError(_explain(path, error)) from error
+
+
+def damage(path: str | Path, zipped: bool = False) -> str | None:
+    """What is wrong with a checkpoint file, in a few words; None if every part of it has its checksum.
+
+    Reads the whole file. Files of torch's old format have no checksums and pass, unless it must be ``zipped``, as this
+    project's own are.
+    """
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        with path.open("rb") as file:
+            head = file.read(2)
+        if not head:
+            return "it is empty"
+        if head != b"PK":
+            return "its first bytes are not a checkpoint's" if zipped else None
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        return f"it is cut short or damaged ({' '.join(str(error).split()).rstrip('.').lower()})"
+    return None if broken is None else f"its part {broken} has a wrong checksum"
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Gives the present file a second name; both names are there at every moment."""
+    spare = previous.with_name(f".{previous.name}.partial")
+    spare.unlink(missing_ok=True)
+    try:
+        os.link(path, spare)
+        os.replace(spare, previous)
+    except OSError:  # a file system without hard links: last.ckpt is missing until the next rename, the previous is not
+        os.replace(path, previous)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Waits until the rename itself is on disk, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def _explain(path: Path, error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else " ".join(str(error).split())
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free / 1e9
+    return (
+        f"cannot write the checkpoint {path}: {reason} ({free:.1f} GB free there); those before it are whole: "
+        "make room, or set another --output_dir, and resume with --ckpt_path last"
+    )
