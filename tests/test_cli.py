@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lookupvit.callbacks.pictures import picture_grid
 from lookupvit.cli import main
+from lookupvit.cli_checkpoint import find_checkpoint
 
 CONFIG = """
 trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false}}
@@ -105,6 +106,7 @@ def test_last_and_best_are_found(which: str, config: Path, trained: Path, capsys
     argv = ["test", "--config", str(config), "--ckpt_path", which, "--trainer.logger", "false"]
     assert main(argv) == 0
     assert "test/top1" in capsys.readouterr().out
+    assert find_checkpoint(which, trained).name.startswith({"last": "last.ckpt", "best": "epoch000-top1_"}[which])
 
 
 def test_predictions_are_written_in_order(
@@ -207,10 +209,10 @@ def test_scoring_needs_a_checkpoint(config: Path, capsys: pytest.CaptureFixture)
         assert "--ckpt_path" in error_of(capsys, [command, "--config", str(config)])
 
 
-def test_a_checkpoint_of_another_size_is_one_line(last: str, capsys: pytest.CaptureFixture) -> None:
+def test_a_checkpoint_of_another_patch_or_model_is_one_line(last: str, capsys: pytest.CaptureFixture) -> None:
     argv = ["test", "--ckpt_path", last, "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
-    message = error_of(capsys, [*argv, "--data.img_size", "64"])
-    assert "model.embed.pos_embed has shape [1, 16, 32] in it and [1, 64, 32] here" in message
+    message = error_of(capsys, [*argv, "--model.args.patch_size", "16"])
+    assert "model.embed.proj.weight has shape [32, 3, 8, 8] in it and [32, 3, 16, 16] here" in message
     vit = ["--model.name", "vit_tiny_patch16_224", "--model.compressed_size", "null"]
     assert "model.vit.pos_embed is missing in it (and" in error_of(capsys, [*argv, *vit])
 

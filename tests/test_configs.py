@@ -3,9 +3,13 @@
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from conftest import write_tree
 
 from datamodules.cifar10 import CLASSES
+from datamodules.motion import render_motion
+from lookupvit import ViT, create_model, save_weights
 from lookupvit.cli import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -18,9 +22,39 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
     """Options that put tiny data in place of the real data set."""
     if file.parent.name == "classification":
         return ["--data.root", str(image_tree), "--data.num_classes", "3", "--data.img_size", "32"]
+    if file.parent.name == "finetune":
+        vit = ViT(img_size=16, patch_size=4, num_classes=2, embed_dim=32, depth=2, num_heads=2)
+        save_weights(vit, folder / "vit.safetensors")
+        tree = ["--data.root", str(image_tree), "--data.img_size", "32"]
+        return [*tree, "--model.init_from", str(folder / "vit.safetensors")]
+    if file.parent.name == "video":
+        layout = "ssv2" if file.stem.startswith("ssv2") else "csv"
+        render_motion(folder / "clips", layout=layout, train_per_class=1, val_per_class=1, size=16, frames=4)
+        frames = ["--data.num_frames", "4", "--data.frame_stride", "1"]
+        return ["--data.root", str(folder / "clips"), "--data.img_size", "16", "--data.short_side", "[16, 18]", *frames]
+    if file.parent.name == "captioning" or file.stem.startswith("demo_caption"):
+        return tiny_captions(file, folder)
     if file.parent.name in ("experiments", "ablation"):
         return ["--data.root", str(write_tree(folder / "cifar", tuple(CLASSES), {"train": 1, "test": 1}, size=32))]
     return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
+
+
+def tiny_captions(file: Path, folder: Path) -> list[str]:
+    """As `tiny_data`: rendered scenes, and for a frozen encoder a checkpoint to start from."""
+    from datamodules.scenes import render_scenes
+
+    counts = {"train_images": 2, "val_images": 1, "size": 32}
+    root = ["--data.root", str(folder / "scenes"), "--model.decoder", "{depth: 1, num_heads: 2}"]
+    if file.parent == CONFIGS:
+        return [*root, "--data.img_size", "36", *(x for k, v in counts.items() for x in (f"--data.{k}", str(v)))]
+    render_scenes(folder / "scenes", **counts)
+    args = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4}
+    name = yaml.safe_load(file.read_text())["model"]["init_args"]["name"]
+    encoder = create_model(name, num_classes=2, img_size=20, **args)
+    hyper = {"name": name, "num_classes": 2, "img_size": 20, "args": args}
+    state = {f"model.{key}": value for key, value in encoder.state_dict().items()}
+    torch.save({"state_dict": state, "hyper_parameters": hyper}, folder / "encoder.ckpt")
+    return [*root, "--data.img_size", "20", "--model.encoder_ckpt", str(folder / "encoder.ckpt")]
 
 
 @pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.stem)
@@ -29,8 +63,12 @@ def test_configuration_runs_one_step(
 ) -> None:
     argv = ["fit", "--config", str(file), "--config", str(CONFIGS / "base" / "cpu.yaml")]
     argv += [*tiny_data(file, image_tree, tmp_path), "--data.batch_size", "2", "--data.num_workers", "0"]
-    patch = "6" if file.parent == CONFIGS else "4"
-    argv += ["--model.args", f"{{embed_dim: 32, depth: 2, num_heads: 2, patch_size: {patch}}}"]
+    video = "video" in f"{file.parent.name} {file.stem}"
+    patch = "6" if file.parent == CONFIGS and not video else "4"
+    more = ", tubelet_size: 1" if file.stem.endswith("single_frame") else ""
+    argv += ["--model.args", f"{{embed_dim: 32, depth: 2, num_heads: 2, patch_size: {patch}{more}}}"]
+    if file.parent.name == "video" and "vivit_base" not in file.stem:
+        argv += ["--model.compressed_size", "[2, 2, 2]"]
     assert main([*argv, "--trainer.fast_dev_run", "true", "--trainer.accumulate_grad_batches", "1"]) == 0
     assert "global batch" in capsys.readouterr().out
 
@@ -72,4 +110,5 @@ def test_global_batch_of_imagenet_is_the_recipes(file: Path, capsys: pytest.Capt
 
 def test_every_piece_is_used() -> None:
     text = "".join(file.read_text() for file in WHOLE)
-    assert [piece.name for piece in PIECES if f"base/{piece.name}" not in text] == []
+    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml"}  # on the command line, to any experiment: test_strategies.py
+    assert {piece.name for piece in PIECES if f"base/{piece.name}" not in text} <= added

@@ -1,0 +1,105 @@
+"""Writing captions: with and without the cache of keys and values, and from M compressed or from N lookup tokens.
+
+    python benchmarks/captioning.py --threads 2 --output outputs/bench/captioning.json
+
+Decoders of random weights, features of random numbers, texts of exactly --length tokens: what is timed is generation
+alone, beam search, all images in one batch. The variants take turns in one process; medians are printed.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lookupvit.model.decoder import Decoder
+from lookupvit.model.generation import Generation, Special, generate
+
+SPECIAL = Special(bos=2, eos=3, pad=0, banned=(1,))
+
+
+def main() -> None:
+    args = _parser().parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    decoder = Decoder(args.vocab_size, args.width, depth=args.depth, num_heads=args.width // 64).to(device).eval()
+    how = Generation("beam", args.beams, min_length=args.length, max_length=args.length)
+    memory = {count: torch.randn(args.images, count, args.width, device=device) for count in args.tokens}
+
+    def variant(count: int, cached: bool) -> Callable[[], None]:
+        def run() -> None:
+            texts = generate(decoder, memory[count], SPECIAL, how, cached)
+            assert len(texts) == args.images and all(len(text[0].tokens) == args.length for text in texts)
+
+        return run
+
+    runs = {f"{count} tokens, cached": variant(count, True) for count in args.tokens}
+    if not args.cached_only:
+        runs[f"{args.tokens[0]} tokens, not cached"] = variant(args.tokens[0], False)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(args.rounds + 1):  # the first one warms up
+        for name, run in runs.items():
+            _finish(device)
+            start = time.perf_counter()
+            run()
+            _finish(device)
+            if turn:
+                seconds[name].append(time.perf_counter() - start)
+    _report(args, seconds)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _report(args: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
+    first = statistics.median(next(iter(seconds.values())))
+    table = Table(
+        title=f"{args.images} captions of {args.length} tokens, beam {args.beams}; decoder of {args.depth} blocks, "
+        f"width {args.width}, {args.vocab_size} tokens; {args.device}, {args.threads} threads, {args.rounds} rounds"
+    )
+    for name in ("variant", "seconds", "fastest", "slowest", "images/s", "times the first"):
+        table.add_column(name, justify="left" if name == "variant" else "right")
+    rows = []
+    for name, values in seconds.items():
+        middle = statistics.median(values)
+        rate = args.images / middle
+        rows.append({"variant": name, "seconds": values, "median": middle, "images_per_second": rate})
+        cells = (f"{middle:.2f}", f"{min(values):.2f}", f"{max(values):.2f}", f"{rate:.2f}", f"{middle / first:.2f}")
+        table.add_row(name, *cells)
+    Console(width=110).print(table)
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        args.output.write_text(json.dumps({"settings": settings, "torch": torch.__version__, "rows": rows}, indent=1))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--beams", type=int, default=4)
+    parser.add_argument("--length", type=int, default=20, help="tokens of each text (20)")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[25, 196], help="tokens that the decoder reads")
+    parser.add_argument("--width", type=int, default=768, help="of decoder and features, a multiple of 64 (768)")
+    parser.add_argument("--depth", type=int, default=6)
+    parser.add_argument("--vocab_size", type=int, default=32000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--cached_only", action="store_true", help="leave out the slow variant")
+    parser.add_argument("--output", type=Path, help="a JSON file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

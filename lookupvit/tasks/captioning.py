@@ -1,0 +1,259 @@
+"""Image captioning: a decoder learns to write what a LookupViT sees.
+
+Letters: B images, T text positions (begin and end counted), M tokens that the decoder reads, E their width, D the
+decoder's, V vocabulary.
+"""
+
+import os
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lookupvit.callbacks.captions import CaptionPictures, CaptionWriter
+from lookupvit.metrics.captions import CaptionMetrics
+from lookupvit.model.captioner import Captioner
+from lookupvit.model.generation import Caption, Generation, generate
+from lookupvit.tasks.base import check
+from lookupvit.tasks.captioning_setup import CaptionerSetup
+from lookupvit.tasks.sampling import Size, check_sizes, draw_size
+from lookupvit.tasks.scores import STAGES, new_samples
+
+
+class CaptioningTask(CaptionerSetup):
+    """Trains and tests a captioner: LookupViT's compressed tokens, or all tokens of a ViT, and a text decoder.
+
+    Training batches are `(images (B, 3, H, W), tokens (B, T), lengths (B,))`, or features `(B, M, E)` in place of the
+    images; evaluation batches `(images, image_ids (B,), references)`, with a list of captions an image; batches of
+    `predict` `(images, image_ids (B,), files)`.
+
+    The tokenizer is the data's in training, and goes into the checkpoint, which is then enough to write captions.
+
+    Logged: `train/loss`, `val/loss` (of each image's first reference), `val/cider`, `val/bleu1` to `bleu4`,
+    `val/rouge_l` and, where asked for, `val/meteor`; `val/true_captions`, the part of them that `check(image_id,
+    caption)` of the data has no objection to, where the data have it; `test/...` likewise; `train/compressed_tokens`
+    where sizes are drawn.
+
+    Args:
+        name: Encoder, one of `lookupvit.list_models()`, of images.
+        img_size: Image size, an int or (height, width) in pixels; the command line takes it from the data. None keeps
+            the encoder's own.
+        compressed_size: Compressed grid (rows, columns) of a LookupViT; None: the largest of `compressed_sizes`, or the
+            encoder's own.
+        compressed_sizes: Sizes of multi-resolution training, one of them a step, drawn from (seed, step) alone.
+        size_weights: How often each of `compressed_sizes` is drawn, relative to the others; None: equally often.
+        memory: Tokens that the decoder reads: `"compressed"`, `"lookup"` or `"both"`; None: the compressed ones, and
+            all that there are of a ViT.
+        args: Further arguments of `lookupvit.create_model`.
+        decoder: Arguments of `lookupvit.model.decoder.Decoder`, such as `{"depth": 6, "num_heads": 12}`.
+        vocab_size: Tokens of the vocabulary; None takes it from the data's tokenizer, as one should.
+        freeze_encoder: The encoder does not learn; it needs `encoder_ckpt` then.
+        encoder_lr: Highest learning rate of an encoder that learns; None: `lr`. It follows the same schedule.
+        encoder_ckpt: Where the encoder's first weights come from: a ``.ckpt`` of `lookupvit fit`, of a classifier or a
+            captioner; else what `init_from` of a classifier takes, such as a safetensors file.
+        feature_cache: Folder for the frozen encoder's features of the training images, which are then computed once;
+            needs data without augmentation.
+        label_smoothing: Weight of the uniform distribution mixed into the targets.
+        generation: How captions are written in `test` and `predict`, see `lookupvit.model.generation.Generation`; beam
+            search of width 3 by default.
+        val_generation: The same for validation; greedy by default.
+        metrics: Out of `"cider"`, `"bleu"`, `"rouge"`, `"meteor"`.
+        java: Tokenise for the metrics with the official Java program, where Java is installed.
+        pictures: Validation images shown with their captions in TensorBoard; 0: none.
+        **options: Of `Task`: optimiser, schedule, moving average, compilation.
+
+    Raises:
+        ValueError: If an option has a value that does not fit.
+    """
+
+    prediction_writer = CaptionWriter
+
+    def __init__(
+        self,
+        name: str,
+        img_size: int | tuple[int, int] | None = None,
+        compressed_size: tuple[int, int] | None = None,
+        compressed_sizes: list[list[int]] | None = None,
+        size_weights: list[float] | None = None,
+        memory: str | None = None,
+        args: dict[str, Any] | None = None,
+        decoder: dict[str, Any] | None = None,
+        vocab_size: int | None = None,
+        freeze_encoder: bool = True,
+        encoder_lr: float | None = None,
+        encoder_ckpt: str | None = None,
+        feature_cache: str | None = None,
+        label_smoothing: float = 0.1,
+        generation: dict[str, Any] | None = None,
+        val_generation: dict[str, Any] | None = None,
+        metrics: list[str] | tuple[str, ...] = ("cider", "bleu", "rouge"),
+        java: bool = False,
+        pictures: int = 8,
+        **options,
+    ) -> None:
+        super().__init__(**options)
+        self.save_hyperparameters()
+        check(0 <= label_smoothing < 1, f"label_smoothing {label_smoothing} is not in [0, 1)")
+        check(encoder_lr is None or encoder_lr > 0, f"encoder_lr {encoder_lr} is not positive: null takes lr")
+        check(
+            encoder_lr is None or not freeze_encoder,
+            "encoder_lr is set, but the encoder is frozen: set --model.freeze_encoder false, or encoder_lr null",
+        )
+        check(
+            size_weights is None or compressed_sizes is not None, "size_weights needs compressed_sizes: give them too"
+        )
+        check(
+            feature_cache is None or (freeze_encoder and compressed_sizes is None),
+            "feature_cache needs a frozen encoder and a single compressed_size: set --model.feature_cache null",
+        )
+        self.freeze_encoder, self.encoder_lr, self.encoder_ckpt = freeze_encoder, encoder_lr, encoder_ckpt
+        self.feature_cache, self.label_smoothing, self.size_weights = feature_cache, label_smoothing, size_weights
+        self.pictures = pictures
+        self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
+        if compressed_size is None and self.compressed_sizes:
+            compressed_size = max(self.compressed_sizes, key=prod)
+        self.model = Captioner(name, vocab_size, img_size, compressed_size, memory, args, decoder)
+        for size in self.compressed_sizes or []:
+            self.model.check_size(size)
+        self.generation = {
+            "val": Generation.of({"method": "greedy"} if val_generation is None else val_generation),
+            "test": Generation.of(generation),
+        }
+        for how in self.generation.values():
+            how.limit(self.model.context_length)
+        if freeze_encoder:
+            self.model.encoder.requires_grad_(False)
+        self._prepare()
+        self._encode, self._hidden = self.model.encode, None
+        self.scores = nn.ModuleDict({stage: CaptionMetrics(metrics, java) for stage in STAGES})
+        self.losses = nn.ModuleDict({stage: MeanMetric() for stage in STAGES})
+        self.truths = nn.ModuleDict({stage: MeanMetric() for stage in STAGES})
+        self.train()
+
+    def setup(self, stage: str) -> None:
+        """Settles tokenizer, vocabulary and weights, and compiles what runs in training."""
+        super().setup(stage)
+        if self.compile_model:
+            self._encode = torch.compile(self.model.encode, dynamic=False)
+            if self.model.decoder is not None:
+                self._hidden = torch.compile(self.model.decoder.hidden, dynamic=True)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Those of `Task`, and the pictures with their captions while training."""
+        shown = self.pictures > 0 and self.trainer.state.fn == "fit"
+        return [*super().configure_callbacks(), *([CaptionPictures(self.pictures)] if shown else [])]
+
+    def train(self, mode: bool = True) -> "CaptioningTask":
+        """As `nn.Module`; a frozen encoder stays in evaluation mode."""
+        super().train(mode)
+        if self.freeze_encoder:
+            self.model.encoder.eval()
+        return self
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def training_size(self, step: int) -> Size | None:
+        """Compressed size of the training step `step`; None keeps the encoder's own."""
+        if self.compressed_sizes is None:
+            return None
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it, on every rank
+        return draw_size(self.compressed_sizes, self.size_weights, seed, step)
+
+    def memory(self, images: Tensor, compressed_size: Size | None = None) -> Tensor:
+        """Images `(B, 3, H, W)` to the tokens that the decoder reads `(B, M, E)`; those that are given stay."""
+        if images.ndim == 3:  # from the feature cache
+            return images
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
+            return self._encode(images, compressed_size)
+
+    def loss(self, memory: Tensor, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Cross-entropy of every token but the first, given those before it; padding does not count.
+
+        Args:
+            memory: `(B, M, E)`.
+            tokens: `(B, T)`, begin to end, padded.
+            lengths: `(B,)`, padding not counted.
+
+        Returns:
+            A scalar, in nats a token.
+        """
+        hidden = (self._hidden or self.model.decoder.hidden)(tokens[:, :-1], memory)  # (B, T - 1, D)
+        real = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]
+        logits = self.model.decoder.logits(hidden[real])  # (n, D) -> (n, V): no logits of padding
+        return F.cross_entropy(logits.float(), tokens[:, 1:][real], label_smoothing=self.label_smoothing)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Teacher forcing."""
+        images, tokens, lengths = batch
+        size = self.training_size(self.global_step)
+        loss = self.loss(self.memory(images, size), tokens, lengths)
+        if size is not None:
+            self.log("train/compressed_tokens", float(prod(size)), batch_size=len(images))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
+        return loss
+
+    def write(self, memory: Tensor, how: Generation | None = None) -> list[list[tuple[str, Caption]]]:
+        """Texts about images, best first, from the tokens that the decoder reads `(B, M, E)`.
+
+        Args:
+            memory: From `memory`.
+            how: Method; that of `test` and `predict` by default.
+        """
+        found = generate(self.model.decoder, memory, self.special, how or self.generation["test"])
+        return [[(self.tokenizer.decode(caption.tokens), caption) for caption in captions] for captions in found]
+
+    @torch.no_grad()
+    def caption(self, images: Tensor, how: Generation | None = None) -> list[str]:
+        """One text of each image `(B, 3, H, W)`, normalised as the data are; call `eval()` before."""
+        return [texts[0][0] for texts in self.write(self.memory(images), how)]
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, list[list[str]]], batch_idx: int) -> dict[str, list[str]]:
+        """Writes captions and updates the metrics `val/...`."""
+        return self._evaluate(batch, batch_idx, "val", self.trainer.val_dataloaders)
+
+    def test_step(self, batch: tuple[Tensor, Tensor, list[list[str]]], batch_idx: int) -> dict[str, list[str]]:
+        """Writes captions and updates the metrics `test/...`."""
+        return self._evaluate(batch, batch_idx, "test", self.trainer.test_dataloaders)
+
+    def _evaluate(self, batch: tuple, batch_idx: int, stage: str, loader: Any) -> dict[str, list[str]]:
+        images, image_ids, references = batch
+        memory = self.memory(images)
+        texts = [captions[0][0] for captions in self.write(memory, self.generation[stage])]
+        self.scores[stage].update(texts, references, image_ids)  # counts an image once
+        new = new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
+        if new:
+            first = [captions[0] for captions in references[:new]]
+            tokens, lengths = (x.to(self.device) for x in self.tokenizer.batch(first, self.model.context_length))
+            self.losses[stage].update(self.loss(memory[:new], tokens, lengths), weight=int((lengths - 1).sum()))
+        if new and hasattr(self.trainer.datamodule, "check"):
+            objection = self.trainer.datamodule.check
+            true = [not objection(int(i), text) for i, text in zip(image_ids[:new], texts[:new], strict=True)]
+            self.truths[stage].update(torch.tensor(true, dtype=torch.float32, device=self.device))
+            self.log(f"{stage}/true_captions", self.truths[stage], batch_size=len(images))
+        self.log(f"{stage}/loss", self.losses[stage], batch_size=len(images))
+        return {"captions": texts}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the figures of all images."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the figures of all images."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        scores = self.scores[stage].compute()  # the same on every rank
+        self.scores[stage].reset()
+        # equal on every rank already; Lightning warns unless it may average them
+        self.log_dict({f"{stage}/{name}": value.float() for name, value in scores.items()}, sync_dist=True)
+
+    def predict_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, list]:
+        """Captions of each file: `{"files", "image_ids", "captions"}`, each a list of `(text, score)`, best first."""
+        images, image_ids, files = batch
+        found = self.write(self.memory(images))
+        captions = [[(text, caption.score) for text, caption in texts] for texts in found]
+        return {"files": list(files), "image_ids": [int(number) for number in image_ids], "captions": captions}

@@ -1,0 +1,117 @@
+"""The encoder of a captioner from the checkpoint of a classifier, or of another captioner."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookupvit.model.backbone import LookupViT
+from lookupvit.model.grid import grid_of, resize_tokens, size_name
+from lookupvit.model.zoo import create_model
+from lookupvit.tasks.optim import clean_name
+
+_POSITIONS = ("embed.pos_embed", "vit.pos_embed")
+# Present in a classifier, of no use to a decoder.
+_HEADS = ("heads.", "norms.", "vit.head.", "vit.fc_norm.")
+
+
+def load_encoder(encoder: nn.Module, path: str | Path) -> str:
+    """Puts a checkpoint's weights into an encoder.
+
+    Positions are resized where the image sizes differ. What only a classifier has is left out: its heads, and the end
+    of the last block where the decoder does not read it. Anything else has to be there, and nothing may be left over.
+
+    Args:
+        encoder: a `LookupViT` or `ViT`.
+        path: a checkpoint that `lookupvit fit` wrote.
+
+    Returns:
+        one line that says what was done.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no checkpoint, or of another model; one line.
+    """
+    state, hyper = _read(Path(path))
+    _same_function(encoder, hyper, path)
+    own = encoder.state_dict()
+    notes = []
+    for name in set(_POSITIONS) & set(own) & set(state):
+        if state[name].shape != own[name].shape:
+            state[name], note = _resized(encoder, state[name], hyper, path)
+            notes.append(note)
+    missing = [name for name in own if name not in state]
+    last = f"blocks.{encoder.depth - 1}." if isinstance(encoder, LookupViT) else None
+    over = [name for name in state if name not in own]
+    strange = [name for name in over if not name.startswith(_HEADS) and not (last and name.startswith(last))]
+    wrong = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if missing or strange or wrong:
+        name = (missing + strange + wrong)[0]
+        what = "is not in it" if missing else "is not in the encoder" if strange else "has another shape"
+        raise ValueError(
+            f"encoder_ckpt {path} does not fit the encoder: {name} {what}; give the checkpoint's own name and args"
+        )
+    encoder.load_state_dict({name: state[name] for name in own})
+    left = [f"{len(over)} of the classifier left out"] if over else []
+    return f"encoder: {len(own)} tensors of {path}{''.join(f', {note}' for note in [*left, *notes])}"
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The encoder's tensors by its own names, and the hyper-parameters of the model that it was part of."""
+    if not path.is_file():
+        raise FileNotFoundError(f"encoder_ckpt {path} does not exist: give a checkpoint that lookupvit fit wrote")
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        named = {clean_name(name): value for name, value in checkpoint["state_dict"].items()}
+    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        raise ValueError(f"encoder_ckpt {path} cannot be read: it is damaged, or not one of lookupvit fit") from error
+    prefix = "model.encoder." if any(name.startswith("model.encoder.") for name in named) else "model."
+    state = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+    return state, dict(checkpoint.get("hyper_parameters", {}))
+
+
+def _twin(hyper: dict[str, Any]) -> nn.Module | None:
+    """The checkpoint's own model, without memory for its weights; None where it does not say what it is."""
+    if "name" not in hyper:
+        return None
+    with torch.device("meta"):
+        return create_model(hyper["name"], num_classes=0, img_size=hyper.get("img_size"), **(hyper.get("args") or {}))
+
+
+def _function(model: nn.Module) -> dict[str, Any]:
+    """What decides a model's function and does not show in the shapes of all of its weights."""
+    if isinstance(model, LookupViT):
+        cross = model.blocks[0].cross
+        return {name: getattr(cross, name) for name in ("num_heads", "reuse", "cross_norm")} | {
+            "antialias": model.antialias
+        }
+    return {"num_heads": model.vit.blocks[0].attn.num_heads}
+
+
+def _same_function(encoder: nn.Module, hyper: dict[str, Any], path: str | Path) -> None:
+    twin = _twin(hyper)
+    if twin is None:
+        return
+    if type(twin) is not type(encoder):
+        kinds = type(twin).__name__, type(encoder).__name__
+        raise ValueError(
+            f"encoder_ckpt {path} is a {kinds[0]}, the encoder a {kinds[1]}: give a model of the same kind"
+        )
+    here = _function(encoder)
+    for name, value in _function(twin).items():
+        if here[name] != value:
+            raise ValueError(
+                f"encoder_ckpt {path} was trained with {name}={value!r}, the encoder has {here[name]!r}: "
+                f"set --model.args.{name} {value}"
+            )
+
+
+def _resized(encoder: nn.Module, positions: Tensor, hyper: dict[str, Any], path: str | Path) -> tuple[Tensor, str]:
+    """Positions `(1, n, D)` of the checkpoint's image size at the encoder's."""
+    twin = _twin(hyper)
+    if twin is None:
+        raise ValueError(f"encoder_ckpt {path} does not say its image size: set --data.img_size to the one it has")
+    old, new = (grid_of(model.img_size, model.patch_size) for model in (twin, encoder))
+    note = f"positions resized from {size_name(old)} to {size_name(new)}"
+    return resize_tokens(positions, old, new), note
