@@ -65,12 +65,20 @@ def cross_attention_values(
         gather += attention
         by_rows = not moved
 
+    if reuse == "fresh":
+        by_rows = not moved
     infuse = 2 * m + compressed  # as above
     infuse += compressed  # values by head
     if not paths.infusion:
         infuse += lookup  # input of the output projection
     elif not by_rows:
         infuse += attention
+    if reuse == "fresh":
+        infuse += 2 * n + lookup  # a norm, and its output or input
+        infuse += lookup + compressed  # queries and keys
+        infuse += attention
+        if not before:
+            infuse += 2 * m + compressed  # norm of the keys
     return gather, infuse
 
 

@@ -66,10 +66,14 @@ def attention_of(model: nn.Module, x: Tensor, compressed_size: int | tuple[int, 
     """
     crossing = [block for block in model.modules() if isinstance(block, LookupViTBlock)]
     if crossing:
-        with _inputs(crossing) as into, _inputs([block.attn for block in crossing]) as refined:
+        inner = [layer for block in crossing for layer in (block.attn, block.mlp)]
+        with _inputs(crossing) as into, _inputs(inner) as refined:
             tokens = model.forward_features(x, compressed_size)
         grid, size = _block_grids(model, tokens)
-        blocks = [_cross_attention(block, *into[block][:2], refined[block.attn][0]) for block in crossing]
+        blocks = [
+            _cross_attention(block, *into[block][:2], refined[block.attn][0], refined[block.mlp][0])
+            for block in crossing
+        ]
         eye = torch.eye(prod(grid), device=x.device)[None]  # (1, N, N): as many features as tokens
         return Attention(blocks, grid, size, resize_tokens(eye, grid, size, model.antialias)[0])
     if not isinstance(model, (ViT, ViViT)):
@@ -154,11 +158,15 @@ def _inputs(modules: list[nn.Module]) -> Iterator[dict[nn.Module, tuple[Tensor, 
             handle.remove()
 
 
-def _cross_attention(block: LookupViTBlock, compressed: Tensor, lookup: Tensor, refined: Tensor) -> BlockAttention:
+def _cross_attention(
+    block: LookupViTBlock, compressed: Tensor, lookup: Tensor, refined: Tensor, before_mlp: Tensor
+) -> BlockAttention:
     scores = block.cross.scores(compressed, lookup).float()  # (B, H, M, N)
     gather, infuse = scores.softmax(dim=-1), None
     if block.infuse:
-        infuse = (scores.softmax(dim=-2) if block.cross.reuse == "renormalize" else gather).transpose(2, 3)
+        if block.cross.reuse == "fresh":
+            scores = block.cross.infusion_scores(before_mlp + block.mlp(before_mlp), lookup).float()
+        infuse = (gather if block.cross.reuse == "transpose" else scores.softmax(dim=-2)).transpose(2, 3)
         infuse = infuse / infuse.sum(dim=-1, keepdim=True)  # (B, H, N, M)
     q, k, _ = block.attn.qkv(refined).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return BlockAttention(((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)).float().softmax(dim=-1), gather, infuse)

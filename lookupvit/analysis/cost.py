@@ -63,6 +63,7 @@ def lookupvit_block_macs(
     mlp_ratio: float = 4.0,
     lookup_mlp_ratio: float = 0.5,
     cross_norm: str = "input",
+    reuse: str = "transpose",
 ) -> dict[str, int]:
     """Multiply-adds of one LookupViT block, by term.
 
@@ -77,11 +78,15 @@ def lookupvit_block_macs(
         mlp_ratio: p.
         lookup_mlp_ratio: 1 / q.
         cross_norm: see `CrossAttention`.
+        reuse: see `CrossAttention`.
 
     Returns:
         multiply-adds of "gather", "refine", "infuse" and "lookup_mlp".
     """
-    paths = choose_paths(n, m, dim, num_heads, path, cross_norm)
+    paths = choose_paths(n, m, dim, num_heads, path, cross_norm, reuse)
+    again = n * m * dim if paths.tiled else 0  # scores that were not stored
+    if reuse == "fresh":
+        again = (n + m) * dim * dim + n * m * dim
 
     def product(absorbed: bool) -> int:
         return m * dim * dim + num_heads * m * n * dim if absorbed else n * dim * dim + m * n * dim
@@ -89,7 +94,7 @@ def lookupvit_block_macs(
     return {
         "gather": 2 * m * dim * dim + product(paths.scores) + product(paths.values),
         "refine": round(2 * m * m * dim + (4 + 2 * mlp_ratio) * m * dim * dim),
-        "infuse": m * dim * dim + product(paths.infusion) + (n * m * dim if paths.tiled else 0),  # tiled: scores again
+        "infuse": m * dim * dim + product(paths.infusion) + again,
         "lookup_mlp": round(2 * lookup_mlp_ratio * n * dim * dim),
     }
 
@@ -148,6 +153,7 @@ def model_macs(
         block.mlp.fc1.out_features / dim,
         block.lookup_mlp.fc1.out_features / dim if block.update_lookup else 0.0,
         cross.cross_norm,
+        cross.reuse,
     )
     last = model.depth - (head == "compressed")  # from there on nobody reads the lookup tokens
     infusing = sum(b.infuse for b in model.blocks[:last])

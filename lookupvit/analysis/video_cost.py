@@ -98,6 +98,7 @@ def video_macs(
         block.mlp.fc1.out_features / dim,
         block.lookup_mlp.fc1.out_features / dim if block.update_lookup else 0.0,
         block.cross.cross_norm,
+        block.cross.reuse,
     )
     last = model.depth - (head == "compressed")  # from there on nobody reads the lookup tokens
     counts = {

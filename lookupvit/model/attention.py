@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
+from lookupvit.model.checks import check_path
 from lookupvit.model.measured import faster_path
 from lookupvit.model.paths import Paths, choose_paths
 from lookupvit.model.tiled import TiledGather, TiledInfusion
@@ -73,11 +74,13 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Bidirectional cross-attention: `gather` from lookup to compressed tokens, then `infuse` the other way.
 
-    Both directions share one attention matrix. `infuse` computes no new scores:
+    Both directions share one attention matrix, unless `reuse` says otherwise:
 
     * reuse "transpose": A transposed, as it stands after the softmax over N. Adds no work. The default.
     * reuse "renormalize": a softmax over M of the transposed scores, so that what each lookup token receives is a
       weighted mean.
+    * reuse "fresh": a softmax over M of scores of its own: queries of the lookup tokens, keys of the refined compressed
+      ones. Adds two projections, one of them of all N tokens: what the paper's reuse of the scores saves.
 
     The paper leaves open where the cross-attention normalises:
 
@@ -90,13 +93,13 @@ class CrossAttention(nn.Module):
         num_heads: H.
         qkv_bias: biases on Q and V' (see the head of this file for K and V).
         proj_drop: dropout after either output projection.
-        reuse: "transpose" or "renormalize".
+        reuse: "transpose", "renormalize" or "fresh".
         cross_norm: "input" or "projection".
         infuse: whether the way back exists; without it the block is the unidirectional ablation.
         path: "auto", "plain", "absorbed", "tiled" or "measured"; may be changed at any time, never the function.
 
     Raises:
-        ValueError: for path "tiled" with reuse "renormalize", which needs A as a whole.
+        ValueError: for path "tiled" with another reuse than "transpose", which needs A as a whole.
     """
 
     def __init__(
@@ -111,10 +114,7 @@ class CrossAttention(nn.Module):
         path: str = "auto",
     ):
         super().__init__()
-        if path == "tiled" and reuse == "renormalize":
-            raise ValueError(
-                "path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'"
-            )
+        check_path(path, reuse)
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.reuse, self.cross_norm, self.path = reuse, cross_norm, path
         before = cross_norm == "input"
@@ -129,6 +129,11 @@ class CrossAttention(nn.Module):
             self.norm_infuse = nn.LayerNorm(dim, eps=1e-6)  # on the input of V', or after its projection
             self.v_infuse = nn.Linear(dim, dim, bias=qkv_bias)
             self.proj_infuse = nn.Linear(dim, dim)
+            if reuse == "fresh":
+                self.norm_ask = nn.LayerNorm(dim, eps=1e-6)  # on the input of its queries, or after their projection
+                self.q_infuse = nn.Linear(dim, dim, bias=qkv_bias)
+                self.k_infuse = nn.Linear(dim, dim, bias=False)
+                self.norm_k_infuse = nn.Identity() if before else nn.LayerNorm(dim, eps=1e-6)
         self.proj_drop = nn.Dropout(proj_drop)
 
     def choose_paths(self, compressed: Tensor, n: int) -> Paths:
@@ -153,6 +158,22 @@ class CrossAttention(nn.Module):
         q = self.norm_q(self.q(self.norm_compressed(compressed))) * self.head_dim**-0.5  # (B, M, D)
         k = self.norm_k(F.linear(self.norm_lookup(lookup), self.kv.weight[: self.dim]))  # (B, N, D)
         return self._heads(q) @ self._heads(k).transpose(2, 3)
+
+    def infusion_scores(self, compressed: Tensor, lookup: Tensor) -> Tensor:
+        """Scores `(B, H, M, N)` of reuse "fresh", before the softmax over M.
+
+        Args:
+            compressed: `(B, M, D)`, after refinement.
+            lookup: `(B, N, D)`.
+        """
+        return self._infusion_scores(self.norm_infuse(compressed) if self.cross_norm == "input" else compressed, lookup)
+
+    def _infusion_scores(self, x: Tensor, lookup: Tensor) -> Tensor:
+        """`infusion_scores` of compressed tokens that are normalised where `cross_norm` is "input"."""
+        k = self.norm_k_infuse(self.k_infuse(x)) * self.head_dim**-0.5  # (B, M, D)
+        before = self.cross_norm == "input"
+        q = self.q_infuse(self.norm_ask(lookup)) if before else self.norm_ask(self.q_infuse(lookup))  # (B, N, D)
+        return self._heads(k) @ self._heads(q).transpose(2, 3)
 
     def gather(
         self, compressed: Tensor, lookup: Tensor, need_attention: bool = False
@@ -203,19 +224,27 @@ class CrossAttention(nn.Module):
             attention = scores.softmax(dim=-2)
         return self.proj_drop(self.proj(read)), attention
 
-    def infuse(self, compressed: Tensor, attention: Tensor | TiledAttention, residual: Tensor | None = None) -> Tensor:
+    def infuse(
+        self,
+        compressed: Tensor,
+        attention: Tensor | TiledAttention,
+        residual: Tensor | None = None,
+        lookup: Tensor | None = None,
+    ) -> Tensor:
         """Writes the compressed tokens back to the lookup tokens.
 
         Args:
             compressed: `(B, M, D)`, after refinement.
             attention: `(B, H, M, N)`, or its stand-in, from `gather`.
             residual: lookup tokens `(B, N, D)` to add, folded into the product where that saves a pass.
+            lookup: lookup tokens `(B, N, D)`, which reuse "fresh" asks with; `residual` by default.
 
         Returns:
             `(B, N, D)`: the update, plus `residual` if given.
         """
         if self.cross_norm == "input":
-            v = self.v_infuse(self.norm_infuse(compressed))
+            compressed = self.norm_infuse(compressed)
+            v = self.v_infuse(compressed)
         else:
             v = self.norm_infuse(self.v_infuse(compressed))
         if isinstance(attention, TiledAttention):
@@ -223,6 +252,8 @@ class CrossAttention(nn.Module):
             update = TiledInfusion.apply(q, k, lse, self._heads(v).to(q.dtype)).flatten(2)  # (B, N, H, d) -> (B, N, D)
             update = self.proj_drop(self.proj_infuse(update))
             return update if residual is None else residual + update
+        if self.reuse == "fresh":
+            attention = self._infusion_scores(compressed, residual if lookup is None else lookup).softmax(dim=-2)
         B, H, M, N = attention.shape
         if self.choose_paths(compressed, N).infusion:
             w = self.proj_infuse.weight.t().view(H, self.head_dim, self.dim)  # (D, D) -> (H, d, D)

@@ -79,7 +79,8 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         pos_drop_rate: dropout after the embedding.
         proj_drop_rate: dropout after output projections and MLPs.
         drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks.
-        reuse: how the way back reads the attention: "transpose" (as it stands) or "renormalize" (softmax over M).
+        reuse: how the way back reads the attention: "transpose" (as it stands), "renormalize" (softmax over M) or
+            "fresh" (scores of its own).
         cross_norm: where the cross-attention normalises: "input" or "projection".
         antialias: antialiased resize from lookup to compressed tokens.
         infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.

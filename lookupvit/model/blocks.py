@@ -81,7 +81,7 @@ class LookupViTBlock(nn.Module):
         compressed = compressed + drop(self.mlp(compressed))
         if self.update_lookup and update_lookup:
             if self.infuse and self.training and drop.p:
-                lookup = lookup + drop(self.cross.infuse(compressed, attention))
+                lookup = lookup + drop(self.cross.infuse(compressed, attention, lookup=lookup))
             elif self.infuse:
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)
             lookup = lookup + drop(self.lookup_mlp(lookup))

@@ -2,7 +2,7 @@
 
 import math
 
-REUSES = ("transpose", "renormalize")
+REUSES = ("transpose", "renormalize", "fresh")
 CROSS_NORMS = ("input", "projection")
 PATHS = ("auto", "plain", "absorbed", "tiled", "measured")
 
@@ -17,8 +17,8 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
 def check_path(path: str, reuse: str) -> None:
     """Raises a one-line ValueError for a `path` that does not exist or does not go with the `reuse`."""
     check_choice("path", path, PATHS)
-    if path == "tiled" and reuse == "renormalize":
-        raise ValueError("path='tiled' does not work with reuse='renormalize', which needs all of A: use path='auto'")
+    if path == "tiled" and reuse != "transpose":
+        raise ValueError(f"path='tiled' does not work with reuse={reuse!r}, which needs all of A: use path='auto'")
 
 
 def check_positive(**values: int) -> None:

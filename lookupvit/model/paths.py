@@ -39,7 +39,7 @@ def choose_paths(
         path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
             multiply-adds; "measured" counts as "auto" here, a `CrossAttention` looks its shapes up.
         cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
-        reuse: with "renormalize" A is needed as a whole and is never tiled by itself.
+        reuse: with any but "transpose" A is needed as a whole and is never tiled by itself.
         training: a backward pass will follow.
 
     Returns:

@@ -199,6 +199,9 @@ def _branches(vit: dict[str, Tensor], block: LookupViTBlock, gains: Gains) -> di
         # V has no bias here: rows of A sum to one, so that it passes through to the output
         "cross.proj.weight": (gains.gather * out, f"output {attention}, times {gains.gather:g}"),
         "cross.proj.bias": (gains.gather * (out_bias + out @ v_bias), f"output {attention}, times {gains.gather:g}"),
+        "cross.q_infuse.weight": (q, f"Q {attention}"),
+        "cross.q_infuse.bias": (q_bias, f"Q {attention}"),
+        "cross.k_infuse.weight": (k, f"K {attention}"),
         "cross.v_infuse.weight": (v, f"V {attention}"),
         "cross.v_infuse.bias": (v_bias, f"V {attention}"),
         "cross.proj_infuse.weight": (gains.infuse * out, f"output {attention}, times {gains.infuse:g}"),
@@ -206,7 +209,7 @@ def _branches(vit: dict[str, Tensor], block: LookupViTBlock, gains: Gains) -> di
     }
     if bias is None:
         made["attn.qkv.bias"] = (torch.zeros(3 * len(q)), "zero: the ViT has none")
-    norms = ("norm_compressed", "norm_lookup", "norm_infuse") if block.cross.cross_norm == "input" else ()
+    norms = ("norm_compressed", "norm_lookup", "norm_infuse", "norm_ask") if block.cross.cross_norm == "input" else ()
     for norm, part in product(norms, _PARTS):
         made[f"cross.{norm}.{part}"] = (vit[f"norm1.{part}"], f"the norm {attention}")
     if block.update_lookup:

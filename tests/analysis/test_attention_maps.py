@@ -48,6 +48,21 @@ def test_renormalized_infusion_is_the_forward_pass_s() -> None:
         torch.testing.assert_close(block.gather.sum(-1), torch.ones(1, 3, 16))  # M = 4 x 4
 
 
+@pytest.mark.parametrize("cross_norm", ["input", "projection"])
+def test_fresh_infusion_is_what_the_lookup_tokens_get(cross_norm: str) -> None:
+    model = model_of(reuse="fresh", cross_norm=cross_norm)
+    x = torch.randn(1, 3, 32, 48, dtype=torch.float64)
+    cross, seen = model.blocks[1].cross, {}
+    for layer in (cross.v_infuse if cross_norm == "input" else cross.norm_infuse, cross.proj_infuse):
+        layer.register_forward_hook(lambda module, args, output: seen.update({module: (args[0], output)}))
+    cross.path = "plain"
+    matrix = attention_of(model, x).blocks[1].infuse.double()  # (B, H, N, M)
+    values = seen[cross.v_infuse if cross_norm == "input" else cross.norm_infuse][1]  # (B, M, D)
+    values = values.unflatten(-1, (cross.num_heads, -1)).transpose(1, 2)  # (B, M, D) -> (B, H, M, d)
+    read = (matrix @ values).transpose(1, 2).flatten(2)  # (B, H, N, d) -> (B, N, D)
+    torch.testing.assert_close(read, seen[cross.proj_infuse][0], atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["lookupvit_tiny_patch16_224", "vit_tiny_patch16_224"])
 def test_self_attention_times_values_is_what_the_layer_gives(name: str) -> None:
     model = model_of(name)

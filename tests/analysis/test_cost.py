@@ -83,6 +83,20 @@ def test_closed_form_is_exact_at_any_image_size_and_head(path, options):
                 assert count_macs(model, img_size, size, head) == sum(terms.values())
 
 
+@pytest.mark.parametrize("path", ["plain", "absorbed"])
+def test_closed_form_is_exact_with_fresh_scores(path):
+    with torch.device("meta"):
+        model, reusing = (
+            create_model("lookupvit_tiny_patch4_32", depth=2, path=path, reuse=reuse)
+            for reuse in ("fresh", "transpose")
+        )
+    for size in ((3, 3), (2, 5)):
+        terms, without = model_macs(model, 32, size), model_macs(reusing, 32, size)
+        assert count_macs(model, 32, size) == sum(terms.values())
+        n, m, dim = 64, size[0] * size[1], 192
+        assert terms["infuse"] - without["infuse"] == 2 * ((n + m) * dim * dim + n * m * dim)
+
+
 def test_closed_form_of_a_vit_is_exact():
     with torch.device("meta"):
         vit = create_model("vit_tiny_patch4_32", depth=2, num_classes=7)

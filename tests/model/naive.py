@@ -146,6 +146,14 @@ def lookupvit(
                 N, M = len(fl), len(fp)
                 if reuse == "transpose":
                     back = [[[A[g][m][n] for m in range(M)] for n in range(N)] for g in range(H)]
+                elif reuse == "fresh":
+                    if cross_norm == "input":
+                        q3 = [lin("cross.q_infuse", ln("cross.norm_ask", t)) for t in fl]
+                        k3 = [lin("cross.k_infuse", ln("cross.norm_infuse", t)) for t in fp]
+                    else:
+                        q3 = [ln("cross.norm_ask", lin("cross.q_infuse", t)) for t in fl]
+                        k3 = [ln("cross.norm_k_infuse", lin("cross.k_infuse", t)) for t in fp]
+                    back = [[softmax(row) for row in head_scores] for head_scores in attend(q3, k3, H)]
                 else:
                     back = [[softmax([scores[g][m][n] for m in range(M)]) for n in range(N)] for g in range(H)]
                 fl = [t + lin("cross.proj_infuse", r) for t, r in zip(fl, read(back, v3, H), strict=True)]

@@ -13,6 +13,8 @@ TINY = {"patch_size": (4, 4), "num_classes": 5, "embed_dim": 12, "depth": 2, "nu
 OPTIONS = [
     {},
     {"reuse": "renormalize"},
+    {"reuse": "fresh"},
+    {"cross_norm": "projection", "reuse": "fresh"},
     {"cross_norm": "projection"},
     {"cross_norm": "projection", "reuse": "renormalize"},
     {"antialias": False},
@@ -81,8 +83,8 @@ def test_every_parameter_gets_a_gradient(options, path, size):
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])
 @pytest.mark.parametrize("other", ["absorbed", "tiled"])
 def test_every_path_equals_plain_forward_and_backward(options, drop_path, other):
-    if other == "tiled" and options.get("reuse") == "renormalize":
-        with pytest.raises(ValueError, match="path='tiled' does not work with reuse='renormalize'"):
+    if other == "tiled" and "reuse" in options:
+        with pytest.raises(ValueError, match=f"path='tiled' does not work with reuse='{options['reuse']}'"):
             perturbed(path=other, **options)
         return
     results = []
@@ -196,7 +198,7 @@ def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):
         ({"embed_dim": "wide"}, "embed_dim='wide' is no positive integer"),
         ({"depth": 0}, "depth=0 is no positive integer"),
         ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=12"),
-        ({"reuse": "both"}, "choose one of transpose, renormalize"),
+        ({"reuse": "both"}, "choose one of transpose, renormalize, fresh"),
         ({"head": "cls"}, "choose one of both, compressed, lookup"),
         ({"infuse": False, "head": "lookup"}, "never reads the compressed tokens"),
     ],
