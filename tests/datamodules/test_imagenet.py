@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from conftest import TREE_CLASSES, write_image
 
 from datamodules import ImageNetDataModule
@@ -80,7 +81,11 @@ def test_a_flat_validation_folder(flat_tree, where):
     data = module(flat_tree, **options)
     data.setup("fit")
     # id 3 = TREE_CLASSES[1], id 1 = TREE_CLASSES[2], id 2 = TREE_CLASSES[0]
-    assert next(iter(data.val_dataloader()))[1].tolist() == [1, 2, 0, 1]
+    images, labels = next(iter(data.val_dataloader()))
+    assert labels.tolist() == [1, 2, 0, 1]
+    # normalised once, like any other image
+    data.predict_path = str(flat_tree / "val")
+    torch.testing.assert_close(images, next(iter(data.predict_dataloader()))[0])
 
 
 def test_a_ground_truth_of_another_length(flat_tree):
