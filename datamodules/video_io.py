@@ -186,7 +186,7 @@ class TorchCodecReader(VideoReader):
                 decoder = VideoDecoder(self.path, stream_index=self._stream.index, **options)
                 if len(decoder) == len(self):
                     return dict(zip(wanted, decoder.get_frames_at(wanted).data.numpy(), strict=True))
-            except RuntimeError:
+            except RuntimeError:  # a file that it cannot read: PyAV decodes it, or says what is wrong with it
                 pass
         return super()._decode(wanted)
 
@@ -226,9 +226,14 @@ def choose_decoder(decoder: str) -> str:
 def _torchcodec_problem() -> str:
     """Why TorchCodec cannot be used; empty if it can."""
     try:
-        from torchcodec.decoders import VideoDecoder  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:  # no FFmpeg libraries: a RuntimeError of many lines
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(b"")  # FFmpeg's libraries may be looked for only now
+    except (ImportError, OSError) as error:
         return _reason(error)
+    except (RuntimeError, ValueError) as error:  # of missing libraries, many lines; of no video in no bytes, another
+        missing = "load libtorchcodec" in str(error)
+        return "FFmpeg's libraries are not found, or TorchCodec is made for another torch" if missing else ""
     return ""
 
 
