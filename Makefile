@@ -13,7 +13,7 @@ else
 READY =
 endif
 
-.PHONY: help install demo demo-caption test test-slow lint format bench chaos clean
+.PHONY: help install demo demo-caption demo-video test test-slow lint format bench chaos clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ demo-caption: $(READY)  ## caption rendered scenes with LookupViT and a ViT; the
 	$(BIN)/lookupvit fit --config configs/demo_caption_vit.yaml
 	$(BIN)/lookupvit test --config configs/demo_caption.yaml --ckpt_path best
 	$(BIN)/lookupvit test --config configs/demo_caption_vit.yaml --ckpt_path best
+
+demo-video: $(READY)  ## ten motions: LookupViViT and ViViT, joint and factorised, and a single frame (not timed)
+	$(BIN)/lookupvit compare $(addprefix configs/demo_video_,$(addsuffix .yaml,joint factorised vivit_joint vivit_factorised single_frame)) --title demo_video
 
 lint: $(READY)  ## ruff, check only
 	$(BIN)/ruff check .
