@@ -15,7 +15,7 @@ from lookupvit.model.baseline import ViT
 from lookupvit.model.checks import check_choice
 from lookupvit.model.decoder import Decoder
 from lookupvit.model.generation import Caption, Generation, Special, generate
-from lookupvit.model.grid import check_compressed_size
+from lookupvit.model.grid import check_compressed_size, sincos_positions
 from lookupvit.model.heads import HEADS
 from lookupvit.model.zoo import create_model, model_arguments
 
@@ -34,6 +34,8 @@ class Captioner(nn.Module):
         memory: tokens that the decoder reads: "compressed", "lookup" or "both"; by default the compressed ones, and all
             that there are of a plain ViT.
         encoder_args: further arguments of the encoder.
+        memory_positions: tell the decoder where in the image each token lies, by `sincos_positions` added to it; a
+            token alone says little of its place, and words such as "left of" are learnt late without.
         decoder_args: arguments of `Decoder`, such as `{"depth": 6}`; its width is the encoder's by default.
 
     Raises:
@@ -49,6 +51,7 @@ class Captioner(nn.Module):
         memory: str | None = None,
         encoder_args: dict[str, Any] | None = None,
         decoder_args: dict[str, Any] | None = None,
+        memory_positions: bool = True,
     ):
         super().__init__()
         args, known = dict(encoder_args or {}), model_arguments(name)
@@ -67,6 +70,7 @@ class Captioner(nn.Module):
         elif compressed_size is not None:
             raise ValueError(f"{name} has no compressed tokens: leave compressed_size out")
         self.encoder: LookupViT | ViT = create_model(name, num_classes=0, img_size=img_size, **args)
+        self.memory_positions = memory_positions
         for key in decoder_args or {}:
             if key not in _DECODER:
                 raise ValueError(f"the decoder takes no argument {key!r}: known are {', '.join(_DECODER)}")
@@ -109,9 +113,15 @@ class Captioner(nn.Module):
             ValueError: for sizes that do not fit, in one line.
         """
         tokens = self.encoder.forward_features(images, compressed_size)
-        if self.memory == "both":
-            return torch.cat([tokens.compressed, tokens.lookup], dim=1)  # (B, M, E), (B, N, E) -> (B, M + N, E)
-        return tokens.compressed if self.memory == "compressed" else tokens.lookup
+        grids = {"compressed": tokens.compressed_size, "lookup": tokens.grid_size}
+        read = [self._placed(getattr(tokens, kind), grids[kind]) for kind in grids if self.memory in (kind, "both")]
+        return read[0] if len(read) == 1 else torch.cat(read, dim=1)  # (B, M, E), (B, N, E) -> (B, M + N, E)
+
+    def _placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        if not self.memory_positions:
+            return tokens
+        # half as large as normalised tokens, which they are not to drown
+        return tokens + 0.5 * sincos_positions(grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
 
     def forward(self, images: Tensor, tokens: Tensor, compressed_size: int | tuple[int, ...] | None = None) -> Tensor:
         """Images `(B, C, Y, X)` and text so far `(B, T)` to the logits of each next token, `(B, T, V)`."""

@@ -8,7 +8,7 @@ Letters: B batch, D channels, `from_size` and `to_size` token grids such as (h, 
 """
 
 from functools import lru_cache
-from math import floor, prod
+from math import floor, pi, prod
 
 import torch
 from torch import Tensor
@@ -110,6 +110,27 @@ def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") 
             f"{what} size {tuple(size)} is not a multiple of the patch size {tuple(patch)}: resize to {nearest}"
         )
     return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
+def sincos_positions(size: tuple[int, int], dim: int, device: torch.device | str | None = None) -> Tensor:
+    """Where the tokens of a grid lie in the image, as sines and cosines that know no grid: one point, one code.
+
+    Args:
+        size: (rows, columns).
+        dim: width; a quarter each for sines and cosines of the centres' y and x, of 0.25 to 1.5 periods an image. What
+            is left of a width that four does not divide is zero.
+        device: where to make it.
+
+    Returns:
+        `(rows * columns, dim)`.
+    """
+    each = dim // 4
+    angles = 2 * pi * torch.linspace(0.25, 1.5, max(each, 1), device=device)[:each]
+    y, x = ((torch.arange(side, device=device) + 0.5)[:, None] / side * angles for side in size)  # (side, dim / 4)
+    y = y[:, None].expand(-1, size[1], -1)  # (rows, dim / 4) -> (rows, columns, dim / 4)
+    x = x[None].expand(size[0], -1, -1)  # (columns, dim / 4) -> (rows, columns, dim / 4)
+    waves = torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)  # (rows columns, 4 (dim / 4))
+    return torch.nn.functional.pad(waves, (0, dim - 4 * each))
 
 
 def size_name(size: tuple[int, ...]) -> str:

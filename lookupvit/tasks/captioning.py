@@ -48,6 +48,7 @@ class CaptioningTask(CaptionerSetup):
         size_weights: How often each of `compressed_sizes` is drawn, relative to the others; None: equally often.
         memory: Tokens that the decoder reads: `"compressed"`, `"lookup"` or `"both"`; None: the compressed ones, and
             all that there are of a ViT.
+        memory_positions: Tell the decoder where each of these tokens lies, by sines and cosines added to it.
         args: Further arguments of `lookupvit.create_model`.
         decoder: Arguments of `lookupvit.model.decoder.Decoder`, such as `{"depth": 6, "num_heads": 12}`.
         vocab_size: Tokens of the vocabulary; None takes it from the data's tokenizer, as one should.
@@ -80,6 +81,7 @@ class CaptioningTask(CaptionerSetup):
         compressed_sizes: list[list[int]] | None = None,
         size_weights: list[float] | None = None,
         memory: str | None = None,
+        memory_positions: bool = True,
         args: dict[str, Any] | None = None,
         decoder: dict[str, Any] | None = None,
         vocab_size: int | None = None,
@@ -116,7 +118,7 @@ class CaptioningTask(CaptionerSetup):
         self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
         if compressed_size is None and self.compressed_sizes:
             compressed_size = max(self.compressed_sizes, key=prod)
-        self.model = Captioner(name, vocab_size, img_size, compressed_size, memory, args, decoder)
+        self.model = Captioner(name, vocab_size, img_size, compressed_size, memory, args, decoder, memory_positions)
         for size in self.compressed_sizes or []:
             self.model.check_size(size)
         self.generation = {
@@ -194,7 +196,11 @@ class CaptioningTask(CaptionerSetup):
         if size is not None:
             self.log("train/compressed_tokens", float(prod(size)), batch_size=len(images))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
-        return loss
+        if self._trainer is None or (ranks := self.trainer.world_size) == 1:
+            return loss
+        # The strategy averages over ranks, whose captions differ in length: every token is to count alike.
+        tokens_here = (lengths - 1).sum().to(loss)
+        return loss * tokens_here * ranks / self.trainer.strategy.reduce(tokens_here.clone(), reduce_op="sum")
 
     def write(self, memory: Tensor, how: Generation | None = None) -> list[list[tuple[str, Caption]]]:
         """Texts about images, best first, from the tokens that the decoder reads `(B, M, E)`.

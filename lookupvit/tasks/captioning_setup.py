@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
+from datamodules.resumable import derived_seed, run_seed
 from datamodules.tokenizer import Tokenizer
 from lookupvit.model.captioner import Captioner
 from lookupvit.model.generation import Special
@@ -91,7 +92,10 @@ class CaptionerSetup(Task):
             tokenizer is not None,
             "the data have no tokenizer: give a DataModule of captions, or call use_tokenizer first",
         )
-        self.use_tokenizer(tokenizer)
+        # First weights of the decoder from the seed alone, whatever else a strategy drew before: alike on all ranks.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derived_seed(run_seed(), 5))
+            self.use_tokenizer(tokenizer)
 
     def _hand_over(self) -> None:
         if hasattr(type(self.trainer.datamodule), "tokenizer"):  # of the class: asking for the value would train one
@@ -155,7 +159,13 @@ class CaptionerSetup(Task):
             f"{type(data).__name__} has no features to cache: set --model.feature_cache null",
         )
         model = self.model
-        about = (data.encoding_key, model.compressed_size, model.memory, str(self.trainer.precision))
+        about = (
+            data.encoding_key,
+            model.compressed_size,
+            model.memory,
+            model.memory_positions,
+            str(self.trainer.precision),
+        )
         path = cache_path(self.feature_cache, model.encoder, *about)
         if self.trainer.is_global_zero and not path.is_file():
             loader = data.encoding_dataloader()

@@ -7,6 +7,7 @@ import torch
 
 from lookupvit.model.captioner import Captioner
 from lookupvit.model.decoder import Decoder
+from lookupvit.model.grid import sincos_positions
 
 TINY = {"embed_dim": 12, "depth": 2, "num_heads": 3, "patch_size": 4}
 TEXT = {"depth": 2, "num_heads": 3, "context_length": 9}
@@ -182,3 +183,12 @@ def test_wrong_calls_are_told() -> None:
         model(torch.zeros(2, 10, dtype=torch.int64), memory)
     with pytest.raises(ValueError, match="3 texts do not belong to 2 images"):
         model(torch.zeros(3, 4, dtype=torch.int64), memory)
+
+
+@pytest.mark.parametrize("memory, grids", [("compressed", [(2, 2)]), ("both", [(2, 2), (4, 4)])])
+def test_positions_are_added_to_what_the_decoder_reads(memory: str, grids: list[tuple[int, int]]) -> None:
+    images = torch.randn(2, 3, 16, 16)
+    with_positions, without = (captioner(memory=memory, memory_positions=which) for which in (True, False))
+    added = with_positions.encode(images) - without.encode(images)
+    expected = torch.cat([0.5 * sincos_positions(grid, 12) for grid in grids])
+    torch.testing.assert_close(added, expected.expand(2, -1, -1), atol=1e-5, rtol=0)

@@ -1,10 +1,12 @@
 """The token resize against torch's interpolation and against numbers worked out by hand."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from lookupvit.model.grid import check_compressed_size, grid_of, resize_matrix, resize_tokens
+from lookupvit.model.grid import check_compressed_size, grid_of, resize_matrix, resize_tokens, sincos_positions
 
 
 def as_tokens(x):
@@ -58,3 +60,14 @@ def test_errors_are_one_line():
         check_compressed_size((0, 2), (4, 4))
     with pytest.raises(ValueError, match=r"resize to \(224, 16\)"):
         grid_of((225, 3), (16, 16))
+
+
+def test_positions_are_of_points_not_of_grids():
+    codes = sincos_positions((1, 3), 8)
+    # angles of 0.25 and 1.5 periods an image; the middle token's centre is (0.5, 0.5)
+    y, x = [math.pi / 4, 1.5 * math.pi], [math.pi / 4, 1.5 * math.pi]
+    expected = [f(angle) for axis in (y, x) for f in (math.sin, math.cos) for angle in axis]
+    torch.testing.assert_close(codes[1], torch.tensor(expected), atol=1e-6, rtol=0)
+    torch.testing.assert_close(sincos_positions((3, 3), 8)[4], codes[1])  # the same point of a finer grid
+    assert torch.equal(sincos_positions((2, 2), 10)[:, 8:], torch.zeros(4, 2))
+    assert torch.unique(sincos_positions((5, 7), 16).round(decimals=4), dim=0).shape == (35, 16)
