@@ -14,9 +14,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.coco_index import Captioned
 from datamodules.image_folder import LabelledImages
-from datamodules.resumable import default_workers, training_loader
+from datamodules.resumable import training_loader
 from datamodules.tokenizer import Tokenizer
 from datamodules.transforms import Pipeline
+from datamodules.workers import default_workers, leave_signals
 
 
 class Features(Protocol):
@@ -174,7 +175,7 @@ def make_loader(
         ValueError: If the data do not fill one batch and nothing is left of them.
     """
     if workers is None:
-        workers = default_workers(1 if trainer is None else max(1, trainer.num_devices))
+        workers = default_workers(trainer)
     persistent = persistent and workers > 0
     if training:
         own = {"trainer": trainer, "num_workers": workers, "drop_last": drop_last}
@@ -184,6 +185,7 @@ def make_loader(
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=leave_signals,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=persistent,
     )

@@ -14,7 +14,7 @@ from datamodules.resumable import training_loader
 from datamodules.transforms import Collate, Pipeline, eval_transform, train_transform, transform_options
 from datamodules.workers import default_workers, leave_signals
 
-_MIXING = {"mixup": "mixup", "cutmix": "cutmix", "prob": "mix_prob"}
+MIXING = {"mixup": "mixup", "cutmix": "cutmix", "prob": "mix_prob"}
 
 
 class ImageFolderDataModule(LightningDataModule):
@@ -252,7 +252,7 @@ class ImageFolderDataModule(LightningDataModule):
             "prefetch_factor": self.prefetch_factor if workers > 0 else None,
         }
         if training:
-            mixing = {name: self.options[option] for name, option in _MIXING.items()}
+            mixing = {name: self.options[option] for name, option in MIXING.items()}
             collate = Collate(self.num_classes, **mixing, pipeline=self._transform(True))
             options |= {"trainer": trainer, "num_workers": workers, "drop_last": self.drop_last}
             return training_loader(dataset, self.batch_size, collate, **options)

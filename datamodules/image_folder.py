@@ -1,4 +1,4 @@
-"""Images on disk -> uint8 tensors: the decoder, the sorted class tree, and plain lists of files.
+"""Images on disk as data sets: the sorted class tree, and plain lists of files.
 
 Letters: ``H, W`` height and width of one image, ``n`` images of a data set.
 """
@@ -10,80 +10,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.io import decode_image
-from torchvision.transforms.v2 import functional as F
 
-from datamodules.retry import with_retries
+from datamodules.image_decode import CorruptImageError, decode_bytes, decode_rgb
+
+__all__ = [
+    "EXTENSIONS",
+    "CorruptImageError",
+    "ImageFolder",
+    "LabelledImages",
+    "decode_bytes",
+    "decode_rgb",
+    "find_class_folders",
+    "find_images",
+    "what_is_there",
+]
 
 EXTENSIONS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
-
-# torchvision applies the EXIF orientation of JPEG and PNG only; every other format goes to PIL, which applies all.
-_FAST_EXTENSIONS = (".jpg", ".jpeg", ".png")
-
-
-class CorruptImageError(ValueError):
-    """An image that cannot be decoded; its text is one line that names the file and the remedy."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader worker raises again with its whole traceback as the text; the last line of that is ours.
-        last_line = message.strip().rsplit("\n", 1)[-1]
-        super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
-
-
-def decode_rgb(path: str | os.PathLike) -> Tensor:
-    """Decode one image file as PIL's ``convert("RGB")`` would, upright, without PIL where that is possible.
-
-    Grayscale is repeated, CMYK and palettes are converted, an alpha channel is dropped, of an animation the first frame
-    is taken, 16-bit PNGs are scaled to 8 bits, and the EXIF orientation is applied.
-
-    Args:
-        path: an image file; JPEG and PNG are decoded by torchvision, everything else by PIL.
-
-    Returns:
-        uint8 tensor ``(3, H, W)``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        CorruptImageError: the file is truncated, damaged, or no image.
-    """
-    path = os.fspath(path)
-    try:
-        image = with_retries(lambda: _decode(path))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"no image file {path!r}: it was there when the folder was listed") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise CorruptImageError(
-            f"cannot decode the image {path!r} ({os.path.getsize(path)} bytes): {reason}; "
-            "replace or remove the file, or set data.skip_corrupt=true to leave such images out with a warning"
-        ) from error
-    if image.ndim == 4:  # an animated GIF that calls itself .jpg: (frames, 3, H, W) -> (3, H, W)
-        image = image[0]
-    return image if image.dtype == torch.uint8 else F.to_dtype(image, torch.uint8, scale=True)
-
-
-def _decode(path: str) -> Tensor:
-    """By torchvision where it can; ``(3, H, W)``, of an animated GIF ``(frames, 3, H, W)``."""
-    if path.lower().endswith(_FAST_EXTENSIONS):
-        try:
-            return decode_image(path, mode="RGB", apply_exif_orientation=True)
-        except RuntimeError:  # damaged, unreadable, or another format under this name: PIL is the judge of all
-            pass
-    return _decode_with_pil(path)
-
-
-def _decode_with_pil(path: str) -> Tensor:
-    """The formats torchvision does not know; ``(3, H, W)`` uint8."""
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")) and image.format != "PNG":
-            # convert("RGB") would clip these to white without a word
-            raise ValueError(f"{image.format} with {image.mode!r} pixels (more than 8 bits) is not supported")
-        return F.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def find_class_folders(directory: str | os.PathLike) -> list[str]:

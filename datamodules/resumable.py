@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
 
-from datamodules.workers import WorkerDiedError, default_workers, leave_signals
+from datamodules.workers import Watched, WorkerDiedError, default_workers, leave_signals
 
-_MAX_WATCHED = 256  # loader processes of one rank
 _64_BITS = (1 << 64) - 1
 
 
@@ -47,16 +46,15 @@ def derived_seed(*numbers: int) -> int:
     return state
 
 
-class SeededSamples(Dataset):
+class SeededSamples(Watched, Dataset):
     """A data set whose samples are augmented by chance of (seed, epoch, index) alone.
 
     Asked for a `Key` it gives ``(key, sample)``; for a plain index, the sample. Other attributes are the data set's.
     """
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
+        super().__init__()
         self._inner, self._seed = dataset, seed
-        # Shared memory: the process of each worker, and the sample that it is at, should it die there.
-        self._reading = torch.full((_MAX_WATCHED, 2), -1, dtype=torch.int64).share_memory_()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # also while it is unpickled in a worker, before there is an inner one
@@ -66,16 +64,10 @@ class SeededSamples(Dataset):
     def __len__(self) -> int:
         return len(self._inner)
 
-    def last_read_by(self, process: int) -> int | None:
-        """Index of the sample that a loader process was at; None of another process."""
-        rows = (self._reading[:, 0] == process).nonzero().flatten().tolist()
-        return int(self._reading[rows[0], 1]) if rows else None
-
     def __getitem__(self, key: Key | int) -> Any:
         if not isinstance(key, Key):
             return self._inner[key]
-        if (worker := get_worker_info()) is not None and worker.id < len(self._reading):
-            self._reading[worker.id, 0], self._reading[worker.id, 1] = os.getpid(), key.index
+        self.now_reading(key.index)
         torch.default_generator.manual_seed(derived_seed(self._seed, 0, *key))
         return key, self._inner[key.index]
 
@@ -124,6 +116,11 @@ class ResumableSampler(DistributedSampler):
         """Begins another epoch at its first batch; the present one goes on from where it was resumed."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
+
+    @property
+    def order(self) -> dict[str, int]:
+        """What the order depends on besides the seed, the samples and the global batch."""
+        return {}
 
     def begin_at(self, epoch: int, batch: int) -> None:
         """Begins in the middle of an epoch."""
@@ -176,7 +173,11 @@ class ResumableLoader(DataLoader):
             except StopIteration:
                 break
             except (RuntimeError, ConnectionError, EOFError) as error:
-                self._explain_death(error, getattr(batches, "_workers", []))
+                workers = getattr(batches, "_workers", [])
+                try:
+                    self._explain_death(error, workers)
+                except RuntimeError as later:  # torch's own news of it, which comes at any moment, even here
+                    self._explain_death(later, workers)
                 raise
             finally:
                 if here:
@@ -200,6 +201,7 @@ class ResumableLoader(DataLoader):
             "ranks": sampler.num_replicas,
             "samples": len(sampler.dataset),
             "seed": sampler.seed,
+            **sampler.order,
         }
 
     def _explain_death(self, error: Exception, workers: Sequence[Any]) -> None:
@@ -210,7 +212,7 @@ class ResumableLoader(DataLoader):
             for worker in workers:
                 worker.join(timeout=0.5)
             dead = [worker.pid for worker in workers if worker.exitcode]
-        if not dead or not isinstance(self.dataset, SeededSamples):
+        if not dead or not isinstance(self.dataset, Watched):
             return
         read = [self.dataset.last_read_by(process) for process in dead]
         names = [sample_name(self.dataset, index) for index in read if index is not None]
@@ -290,5 +292,7 @@ def sample_name(dataset: Any, index: int) -> str:
         dataset = dataset._inner
     while isinstance(dataset, Subset):
         dataset, index = dataset.dataset, dataset.indices[index]
+    if hasattr(dataset, "sample_name"):
+        return dataset.sample_name(index)
     samples = getattr(dataset, "samples", None)
     return str(samples[index][0]) if samples is not None else f"sample {index}"

@@ -1,6 +1,5 @@
 """What the DataModules of all video data sets share: arguments, transforms, loaders, and the watch over bad files."""
 
-import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from datamodules.names import readable_names
+from datamodules.resumable import training_loader
 from datamodules.transforms import transform_options
 from datamodules.video_dataset import VideoDataset
 from datamodules.video_io import choose_decoder
@@ -17,8 +17,7 @@ from datamodules.video_listing import VideoList, find_videos, read_bad_files
 from datamodules.video_report import BadVideoReport
 from datamodules.video_sampling import FrameSampler
 from datamodules.video_transforms import CROPS, CollateVideos, EvalTransform, TrainTransform
-
-_MAX_DEFAULT_WORKERS = 16
+from datamodules.workers import default_workers, leave_signals
 
 
 class VideoDataModule(LightningDataModule):
@@ -256,29 +255,27 @@ class VideoDataModule(LightningDataModule):
         if name not in self._datasets:
             self.setup({"train": "fit", "val": "validate"}.get(name, name))
         dataset, training = self._datasets[name], name == "train"
-        local_devices, world_size = 1, 1
-        if self.trainer is not None:
-            local_devices, world_size = max(1, self.trainer.num_devices), self.trainer.world_size
-        if training and self.drop_last and len(dataset) // world_size < self.batch_size:
-            raise ValueError(
-                f"{len(dataset)} training videos on {world_size} device(s) do not fill one batch of {self.batch_size}; "
-                "set a smaller data.batch_size, or data.drop_last=false"
-            )
-        workers = self.num_workers
-        if workers is None:
-            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            workers = min(_MAX_DEFAULT_WORKERS, max(1, cores // local_devices))
-        mixing = {"mixup": self.options["mixup"], "cutmix": self.options["cutmix"], "prob": self.options["mix_prob"]}
+        workers = default_workers(self.trainer) if self.num_workers is None else self.num_workers
+        options = {
+            "num_workers": workers,
+            "persistent_workers": self.persistent_workers and workers > 0,
+            "prefetch_factor": self.prefetch_factor if workers > 0 else None,
+        }
+        if training:
+            mixing = {
+                "mixup": self.options["mixup"],
+                "cutmix": self.options["cutmix"],
+                "prob": self.options["mix_prob"],
+            }
+            options |= {"trainer": self.trainer, "drop_last": self.drop_last, "what": "videos"}
+            return training_loader(dataset, self.batch_size, CollateVideos(self.num_classes, **mixing), **options)
         return DataLoader(
             dataset,
-            batch_size={"train": self.batch_size, "val": self.val_batch_size}.get(name, self.test_batch_size),
-            shuffle=training,
-            num_workers=workers,
-            collate_fn=CollateVideos(self.num_classes, **mixing) if training else CollateVideos(),
+            batch_size=self.val_batch_size if name == "val" else self.test_batch_size,
+            collate_fn=CollateVideos(),
+            worker_init_fn=leave_signals,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.persistent_workers and workers > 0,
-            prefetch_factor=self.prefetch_factor if workers > 0 else None,
-            drop_last=training and self.drop_last,
+            **options,
         )
 
     def train_dataloader(self) -> DataLoader:

@@ -6,6 +6,7 @@ Letters: ``T`` frames, ``V`` views = clips x crops, ``C`` = 3 channels, ``H, W``
 import logging
 import multiprocessing
 import os
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.video_index import CorruptVideoError
+from datamodules.video_index import CorruptVideoError, VideoIndex
 from datamodules.video_io import VideoReader, choose_decoder, open_video
 from datamodules.video_sampling import FrameSampler
 
@@ -94,8 +95,11 @@ class VideoDataset(Dataset):
     def __getitem__(self, place: int) -> tuple[Any, ...]:
         tried = place
         for _ in range(self.retries + 1):
+            state = torch.default_generator.get_state()
             sample = None if self._bad[tried] else self._try(tried)
-            if sample is not None:
+            if sample is None:  # what stands in does not depend on how far a bad file could be read
+                torch.default_generator.set_state(state)
+            else:
                 if tried != place:
                     self._replaced[place] += 1
                 return sample
@@ -113,7 +117,7 @@ class VideoDataset(Dataset):
         try:
             with self._open(place, path) as video:
                 if self.kind == "train":
-                    clip = self.transform(video.frames(self.sampler.random(video.index)))
+                    clip = self.transform(video.frames(self._random_window(video.index)))
                     return clip, label["label"]
                 windows = self.sampler.even(video.index, self.clips)
                 # all clips in one pass over the file: (clips T, 3, H, W) -> (clips, T, 3, H, W)
@@ -125,6 +129,15 @@ class VideoDataset(Dataset):
         if self.kind == "test":
             return views, label["label"], place
         return views[0] if self.kind == "val" else views, label["label"]
+
+    def _random_window(self, index: VideoIndex) -> list[int]:
+        """A clip at a random time. PyTorchVideo draws with Python's ``random``; what the loader seeds is torch's."""
+        state = random.getstate()
+        random.seed(int(torch.randint(1 << 62, ())))
+        try:
+            return self.sampler.random(index)
+        finally:
+            random.setstate(state)
 
     def _open(self, place: int, path: str) -> "VideoReader | _CachedVideo":
         if self._cache is None:

@@ -23,6 +23,7 @@ commands:
   export     a trained model as ONNX, torch.export program or folder for the Hub
   knn        accuracy of nearest neighbours on a checkpoint's frozen features
   check-data decode every image and video ahead of time, list the bad ones
+  make-shards  WebDataset shards of a tree of images
   train-tokenizer  train a SentencePiece model on captions
   bench      speed and memory on this machine, beside timm's ViT and ToMe
 
@@ -95,6 +96,12 @@ def _check_data(argv: list[str]) -> None:
     check_data(argv)
 
 
+def _make_shards(argv: list[str]) -> None:
+    from lookupvit.cli_shards import make_shards
+
+    make_shards(argv)
+
+
 def _train_tokenizer(argv: list[str]) -> None:
     from lookupvit.cli_tokenizer import train_tokenizer_command
 
@@ -117,6 +124,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "export": _export,
     "knn": _knn,
     "check-data": _check_data,
+    "make-shards": _make_shards,
     "train-tokenizer": _train_tokenizer,
     "bench": _bench,
 }

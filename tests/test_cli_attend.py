@@ -85,3 +85,37 @@ def test_an_animation_has_the_clip_s_frames(tmp_path: Path) -> None:
     path = animate(clip, torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(1)), tmp_path / "a.gif", fps=5)
     with Image.open(path) as gif:
         assert (gif.n_frames, gif.size, gif.info["duration"]) == (4, (256, 128), 200)
+
+
+MOTION = """
+trainer: {{accelerator: cpu, max_epochs: 1, limit_train_batches: 1, limit_val_batches: 1, enable_progress_bar: false}}
+model:
+  class_path: VideoTask
+  init_args:
+    name: lookupvivit_tiny_{kind}_patch8x2_32
+    compressed_size: {size}
+    args: {{embed_dim: 24, depth: 2, num_heads: 2}}
+data:
+  class_path: MotionDataModule
+  init_args: {{root: {root}, num_frames: 4, img_size: 32, train_per_class: 1, val_per_class: 1, batch_size: 4,
+    num_workers: 0}}
+output_dir: {output}
+name: {kind}
+"""
+
+
+@pytest.mark.parametrize(("kind", "size"), [("joint", "[2, 2, 2]"), ("factorised", "[2, 2]")])
+def test_a_clip_becomes_an_animation(kind: str, size: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(MOTION.format(kind=kind, size=size, root=tmp_path / "clips", output=tmp_path))
+    assert main(["fit", "--config", str(file)]) == 0
+    clip = sorted((tmp_path / "clips" / "val").rglob("*.mp4"))[0]
+    folder = tmp_path / "attend"
+    assert main(["attend", str(tmp_path / kind), "--path", str(clip), "--count", "1", "--output", str(folder)]) == 0
+    animations = list(folder.glob(f"rollout_{kind}*_0_{clip.stem}.gif"))
+    assert animations
+    for path in animations:
+        with Image.open(path) as gif:
+            assert gif.n_frames == 4 and gif.width == 2 * gif.height  # the clip, and it under its map
+    found = json.loads((folder / "attend.json").read_text())
+    assert [len(layers) for layers in found["blocks"].values()] == [2]

@@ -113,5 +113,6 @@ def test_global_batch_of_imagenet_is_the_recipes(file: Path, capsys: pytest.Capt
 
 def test_every_piece_is_used() -> None:
     text = "".join(file.read_text() for file in WHOLE)
-    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml"}  # on the command line, to any experiment: test_strategies.py
+    # On the command line, to any experiment: test_strategies.py.
+    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml", "imagenet_shards.yaml"}
     assert {piece.name for piece in PIECES if f"base/{piece.name}" not in text} <= added

@@ -1,15 +1,19 @@
 """Mutated configurations and damaged files: an exit code and one line, or a right answer; never a traceback."""
 
 import copy
+import io
 import math
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from datamodules.image_folder import CorruptImageError, decode_rgb
 from lookupvit.checkpoint_io import AtomicCheckpointIO
@@ -103,7 +107,9 @@ def test_a_damaged_image(seed: int, image_tree: Path, tmp_path: Path) -> None:
     chance = random.Random(seed)
     source = chance.choice(sorted(image_tree.rglob("*.JPEG")))
     path = tmp_path / f"image{chance.choice(['.jpg', '.png', '.webp', '.JPEG'])}"
-    path.write_bytes(damaged(source.read_bytes(), chance))
+    content = io.BytesIO()
+    Image.open(source).save(content, chance.choice(["JPEG", "PNG"]))
+    path.write_bytes(damaged(content.getvalue(), chance))
     try:
         image = decode_rgb(path)
     except CorruptImageError as error:
@@ -126,3 +132,12 @@ def test_a_damaged_checkpoint(seed: int, tmp_path: Path) -> None:
     else:  # the damage hit nothing that is read, such as the padding between the parts
         assert torch.equal(got["weights"], want["weights"]) and got["global_step"] == 3
     assert torch.equal(load(find_checkpoint("last", tmp_path))["weights"], want["weights"])
+
+
+def test_damaged_files_of_every_kind() -> None:
+    """A few of `make fuzz`: each in a process of its own, so that a crash is seen too."""
+    script = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    argv = [sys.executable, str(script), "--configs", "0", "--files", "18", "--limit", "120"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(f"| {kind} | 3 |" in done.stdout for kind in ("image", "video", "json", "csv", "checkpoint", "shard"))

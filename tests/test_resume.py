@@ -3,6 +3,8 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from datamodules import MotionDataModule
 from lookupvit.cli import main
 
 CONFIG = """
@@ -140,3 +143,70 @@ def test_another_batch_size_goes_on_at_the_same_sample_and_says_so(
         assert_same(final(config, name), final(config, "whole"))
     else:  # 9 steps of 2: half of the second epoch; then 2 steps of 3, and 4 of the third
         assert says in printed and "at sample 6" in printed and final(config, name)["global_step"] == 9 + 2 + 4
+
+
+VIDEO = """
+trainer: {{accelerator: cpu, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false}}
+model:
+  class_path: VideoTask
+  init_args:
+    name: lookupvivit_tiny_joint_patch8x2_32
+    compressed_size: [1, 2, 2]
+    args: {{embed_dim: 24, depth: 2, num_heads: 2}}
+    drop_path_rate: 0.5
+data:
+  class_path: MotionDataModule
+  init_args:
+    root: {output}/motion
+    train_per_class: 1
+    val_per_class: 1
+    frames: 8
+    num_frames: 4
+    short_side: [34, 40]
+    batch_size: 3
+    num_workers: 0
+    mixup: 0.8
+    rand_augment: {{num_ops: 1, magnitude: 5}}
+save_every_n_steps: 1
+output_dir: {output}
+name: video
+"""
+
+
+def test_videos_go_on_exactly_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """Another number of workers, and a bad file: the times of the clips and what stands in follow from the sample."""
+    config = tmp_path / "video.yaml"
+    config.write_text(VIDEO.format(output=tmp_path))
+    data = MotionDataModule(str(tmp_path / "motion"), train_per_class=1, val_per_class=1, frames=8)
+    data.prepare_data()
+    path = data.list_split("train").paths[3]
+    Path(path).write_bytes(Path(path).read_bytes()[:900])
+    steps = tmp_path / "steps"
+    steps.mkdir()
+    options = ["--data.max_bad_share", "0.2"]
+    assert fit(config, "whole", *options, cut={"folder": steps}) == 0
+    want = final(config, "whole")
+    assert want["global_step"] == 6
+    resume = ["--ckpt_path", str(steps / "2.ckpt"), "--data.num_workers", "2"]
+    assert fit(config, "rest", *options, *resume) == 0
+    got = final(config, "rest")
+    assert all(torch.equal(value, got["state_dict"][name]) for name, value in want["state_dict"].items())
+
+
+class Insist(Callback):
+    """Sends two SIGINTs in the first step, and says so if it is still there after it."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("the step went on", flush=True)
+
+
+def test_a_second_interrupt_ends_the_process_at_once(config: Path) -> None:
+    argv = [sys.executable, "-m", "lookupvit", "fit", "--config", str(config), "--name", "insist"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    argv.append("--trainer.callbacks+=test_resume.Insist")
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == -signal.SIGINT, done.stderr
+    assert "the step went on" not in done.stdout and "Traceback" not in done.stderr
+    assert not list(config.parent.glob("insist/**/*.ckpt"))

@@ -37,6 +37,7 @@ name: run
         ("fsdp", "FSDPStrategy"),
         ("fsdp2", "ModelParallelStrategy"),
         ("slurm", "SLURMEnvironment"),
+        ("imagenet_shards", "WebDatasetDataModule"),
     ],
 )
 def test_pieces_compose_with_an_experiment(piece: str, expected: str, capsys: pytest.CaptureFixture) -> None:

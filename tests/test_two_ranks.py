@@ -1,5 +1,8 @@
 """Two processes of one machine equal one with the same global batch: weights, validation, skipped steps."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules import ImageFolderDataModule
 from lookupvit.callbacks import SkipNonFinite
+from lookupvit.cli import main
 from lookupvit.tasks import ClassificationTask
 
 
@@ -91,3 +95,53 @@ def test_a_bad_batch_of_one_rank_is_left_out_on_both(image_tree: Path, tmp_path:
     lines = {rank: (tmp_path / f"skipped_steps_rank{rank}.jsonl").read_text().splitlines() for rank in (0, 1)}
     assert all(len(line) == 3 for line in lines.values())
     assert "non-finite" in lines[1][0] and '"loss": "finite"' in lines[0][0]
+
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+# The demos of the other two tasks, shrunk. Captions are of different lengths, so that the ranks' tokens are too.
+DEMOS = {
+    "video_joint": {"data.root": "motion", "data.train_per_class": 1, "data.val_per_class": 1, "data.frames": 8}
+    | {"data.num_frames": 4, "model.compressed_size": [1, 2, 2]},
+    "caption": {"data.root": "scenes", "data.train_images": 10, "data.val_images": 4, "model.warmup_epochs": 0}
+    | {"model.compressed_size": [2, 2], "model.val_generation": {"method": "greedy", "max_length": 8}},
+}
+TINY = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+
+
+def command(demo: str, folder: Path, name: str, batch_size: int, **options: object) -> list[str]:
+    data = DEMOS[demo] | {"data.root": folder / str(DEMOS[demo]["data.root"])}
+    args = TINY if demo.startswith("video") else {**TINY, "patch_size": 8}
+    model = {"model.args": args, "model.optimizer": "sgd", "model.lr": 0.1, "model.warmup_epochs": 0}
+    rest = {"data.batch_size": batch_size, "output_dir": folder, "name": name, "trainer.max_epochs": 1}
+    given = {**data, **model, **rest, "trainer.accelerator": "cpu", "trainer.enable_progress_bar": False, **options}
+    config = options.pop("config", None)
+    argv = ["fit", "--config", str(CONFIGS / f"demo_{demo}.yaml")]
+    argv += [] if config is None else ["--config", str(CONFIGS / "base" / f"{config}.yaml")]
+    return argv + [f"--{key}={value}" for key, value in given.items() if key != "config"]
+
+
+def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
+    path = folder / name / "version_0" / "checkpoints" / "last.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("demo", DEMOS)
+def test_the_demos_of_video_and_captions_on_two_ranks(demo: str, tmp_path: Path) -> None:
+    """DDP from the command line to 1e-6 in float64, FSDP2 to 1e-5 in float32, as far as its strategy goes."""
+    double = {"trainer.precision": "64-true"}
+    assert main(command(demo, tmp_path, "one", 4, **double)) == 0
+    ranks = {"config": "ddp", "trainer.devices": 2, "trainer.strategy.init_args.start_method": "fork"}
+    assert main(command(demo, tmp_path, "ddp", 2, **ranks, **double)) == 0
+    ranks = {"config": "fsdp2", "trainer.devices": 2, "trainer.strategy.init_args.data_parallel_size": 2}
+    argv = [
+        sys.executable,
+        "-m",
+        "lookupvit",
+        *command(demo, tmp_path, "fsdp2", 2, **ranks, **{"trainer.precision": "32-true"}),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    want = weights(tmp_path, "one")
+    for name, tolerance in (("ddp", 1e-6), ("fsdp2", 1e-5)):
+        for key, value in weights(tmp_path, name).items():
+            torch.testing.assert_close(value.double(), want[key].double(), rtol=0, atol=tolerance)

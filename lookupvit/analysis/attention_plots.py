@@ -98,13 +98,14 @@ def plot_spread(curves: dict[str, list[tuple[float, float]]], path: str | Path) 
     with matplotlib.rc_context(_FONT):
         figure = Figure(figsize=(6.5, 2.4), layout="constrained")
         both = figure.subplots(1, 2)
-        names = ("entropy / log N  (0 one place, 1 everywhere)", "diversity  (0 all alike, 1 no overlap)")
-        for place, (axes, name) in enumerate(zip(both, names, strict=True)):
+        names = {"entropy / log N": "0 one place, 1 everywhere alike", "diversity": "0 all tokens alike, 1 no overlap"}
+        for place, (axes, (name, meaning)) in enumerate(zip(both, names.items(), strict=True)):
             for colour, (label, layers) in zip(COLOURS, curves.items(), strict=False):
                 axes.plot(
                     range(1, len(layers) + 1), [layer[place] for layer in layers], "o-", c=colour, label=label, ms=3
                 )
             axes.set(xlabel="block", ylabel=name, ylim=(0, 1))
+            axes.set_title(meaning, fontsize="small")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.25)
             axes.spines[["top", "right"]].set_visible(False)

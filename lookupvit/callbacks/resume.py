@@ -42,6 +42,12 @@ class ExactResume(Callback):
             shift = now.start - progress.processed if saved["batches"] else 0
             for count in ("ready", "started", "processed", "completed"):
                 setattr(progress, count, getattr(progress, count) + shift)
+        elif any(saved.get(name) != value for name, value in now.order.items()):  # of streamed shards
+            was, new = ({name: state.get(name) for name in now.order} for state in (saved, now.order))
+            notes.append(
+                f"the order of streamed samples depends on {_text(new)}, the checkpoint had {_text(was)}: the rest of "
+                "this epoch is in another order, so samples repeat or are missed"
+            )
         elif saved["ranks"] != now.num_replicas:
             notes.append(
                 f"{now.num_replicas} ranks instead of {saved['ranks']}, the same global batch: each step sees the same "
@@ -50,3 +56,7 @@ class ExactResume(Callback):
         if trainer.is_global_zero:
             for note in notes:
                 Console().print(f"Not exact after this resume: {note}", soft_wrap=True, highlight=False)
+
+
+def _text(numbers: dict[str, Any]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in numbers.items())

@@ -134,12 +134,20 @@ class Task(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps this class's path, and the class names, so that ``predict`` can be read without the training data."""
+        """Keeps this class's path, and the class names, so that ``predict`` can be read without the training data.
+
+        The optimiser's state is numbered as FSDP expects it when it loads a file: by place among the parameters.
+        """
         written = unsharded_class(self)
         checkpoint["task"] = f"{written.__module__}.{written.__qualname__}"
         names = getattr(self.trainer.datamodule, "class_names", None) or self.class_names
         if names:
             checkpoint["class_names"] = [str(name) for name in names]
+        sharded = isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
+        if "optimizer_states" in checkpoint and not sharded:
+            places = {parameter: place for place, parameter in enumerate(self.parameters())}
+            optimizers = zip(checkpoint["optimizer_states"], self.trainer.optimizers, strict=True)
+            checkpoint["optimizer_states"] = [by_place(state, optimizer, places) for state, optimizer in optimizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the class names from the checkpoint."""
@@ -158,6 +166,30 @@ class Task(LightningModule):
         if self.trainer.fast_dev_run:
             warmup = min(warmup, int(total) - 1)
         return int(total), warmup
+
+
+def by_place(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer, places: dict[nn.Parameter, int]
+) -> dict[str, Any]:
+    """An optimiser's state, numbered by the places of its parameters in the model instead of those in its groups.
+
+    Args:
+        state: The optimiser's ``state_dict()``; torch loads it the same either way.
+        optimizer: Whose state it is.
+        places: Of all parameters of the model.
+    """
+    groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+    number = {
+        old: places[parameter]
+        for saved, group in groups
+        for old, parameter in zip(saved["params"], group["params"], strict=True)
+    }
+    return {
+        "state": {number[old]: value for old, value in state["state"].items()},
+        "param_groups": [
+            {**group, "params": [number[old] for old in group["params"]]} for group in state["param_groups"]
+        ],
+    }
 
 
 def check(condition: bool, message: str) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from lookupvit.model.zoo import create_model
+from lookupvit.tasks.base import by_place
 from lookupvit.tasks.optim import build_optimizer, clean_name, decayed_names, parameter_groups, warmup_cosine
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 32, "patch_size": 4, "num_classes": 3}
@@ -80,3 +81,24 @@ def test_fused_adamw_takes_the_steps_of_the_formula() -> None:
         value = value * (1 - 0.1 * 0.5)
         value = value - 0.1 * (m / (1 - 0.9**step)) / ((v / (1 - 0.99**step)).sqrt() + 1e-8)
     torch.testing.assert_close(p.detach(), value)
+
+
+def test_a_saved_optimiser_is_numbered_by_place_and_loads_all_the_same() -> None:
+    """FSDP reads a file's numbers as places among the parameters; torch goes by the groups' lists."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    groups = parameter_groups(model.named_parameters(), decayed_names(model), lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(groups)
+    model(torch.randn(5, 3)).square().sum().backward()
+    optimizer.step()
+    places = {parameter: place for place, parameter in enumerate(model.parameters())}
+    saved = by_place(optimizer.state_dict(), optimizer, places)
+    for place, parameter in enumerate(model.parameters()):
+        assert saved["state"][place]["exp_avg"] is optimizer.state[parameter]["exp_avg"]
+    assert [group["params"] for group in saved["param_groups"]] == [[1, 2, 3, 5], [0, 4]]
+    again = torch.optim.AdamW(
+        parameter_groups(model.named_parameters(), decayed_names(model), lr=0.1, weight_decay=0.1)
+    )
+    again.load_state_dict(saved)
+    for parameter in model.parameters():
+        assert torch.equal(again.state[parameter]["exp_avg"], optimizer.state[parameter]["exp_avg"])

@@ -1,0 +1,186 @@
+"""The tables of docs/RESULTS.md from the kept logs: python benchmarks/results.py [--check].
+
+docs/results/NAME.json is what `lookupvit compare`'s runs, `sweep` or `ablate` left behind. Each gives the tables
+
+    compare   NAME
+    sweep     NAME (one model for all sizes against one model a size) and NAME_everywhere (each model at every size)
+    ablate    NAME
+
+which go between <!-- table: NAME --> and <!-- end --> with command, hardware and seeds. Text outside stays as it is.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import mean, stdev
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
+
+PAPER = "the paper's claim"
+CLAIMS = {  # by a part of the log's name; as docs/REPRODUCTION.md quotes them, and no others
+    "video": "SSv2: 5 to 6 points above ViViT at half of the operations",
+    "cifar10c": "ImageNet-C, -R, -A, -O: up to 4 points above ViT",
+}
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Markdown of every table by name.
+
+    Raises:
+        ValueError: for a file that is no kept log, in one line.
+    """
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        document = json.loads(file.read_text(encoding="utf-8"))
+        claim = next((claim for part, claim in CLAIMS.items() if part in file.stem), "none at hand for this data")
+        if not isinstance(document, dict) or "command" not in document:
+            raise ValueError(f"{file}: no kept log: it names no command; expected the JSON of compare, sweep or ablate")
+        if "baseline" in document:
+            found[file.stem] = _about(document) + _ablation(document, claim)
+        elif "trainings" in document:
+            found[file.stem] = _about(document) + _multi(document, claim)
+            alone = {key: value for key, value in document.items() if key != "seed1"}  # has no figures of other sizes
+            found[f"{file.stem}_everywhere"] = _about(alone) + _sizes(document, claim)
+        elif "runs" in document:
+            found[file.stem] = _about(document) + _comparison(document, claim)
+        else:
+            raise ValueError(f"{file}: no rows of compare, sweep or ablate in it")
+    return found
+
+
+def filled(text: str, made: dict[str, str]) -> str:
+    """The document with its tables replaced.
+
+    Raises:
+        ValueError: where a table has no log or a log has no place, in one line.
+    """
+    names = [match["name"] for match in BLOCK.finditer(text)]
+    if missing := sorted(set(names) - set(made)):
+        raise ValueError(f"table {missing[0]}: no log makes it; there are {', '.join(made)}")
+    if unused := sorted(set(made) - set(names)):
+        raise ValueError(f"table {unused[0]}: add <!-- table: {unused[0]} --> and <!-- end --> to the document")
+    return BLOCK.sub(lambda match: match[1] + "\n" + made[match["name"]] + "\n", text)
+
+
+def cell(values: list[float], sign: str = "") -> str:
+    """Mean ± standard deviation over the seeds, or the one figure."""
+    if not values:
+        return "not trained"
+    spread = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{mean(values):{sign}.2f}{spread}"
+
+
+def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    header = list(header)
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]]) + "\n"
+
+
+def _about(document: dict) -> str:
+    place = document.get("environment", {})
+    hardware = document.get("hardware") or f"{place['device']}, {place['threads']} threads"
+    if "baseline" in document:
+        seeds = [run["seed"] for run in document["runs"][document["baseline"]]]
+    elif "trainings" in document:
+        seeds = sorted({one["seed"] for one in document["trainings"]} | ({1} if "seed1" in document else set()))
+    else:
+        seeds = [document["seed"]]
+    listed = ", ".join(map(str, seeds))
+    torch = document.get("torch") or place["torch"]
+    later = f" Seed 1, run later: {document['seed1']['note']}." if "seed1" in document else ""
+    return f"`{document['command']}`; {hardware}; torch {torch}; seed{'s' * (len(seeds) > 1)} {listed}.{later}\n\n"
+
+
+def _comparison(document: dict, claim: str) -> str:
+    rows = []
+    for name, series in document["runs"].items():
+        figures = [series.get(f"val/top1{head}") for head in ("", "_compressed", "_lookup")]
+        shown = [f"{100 * one[-1][1]:.2f}" if one else "" for one in figures]
+        rows.append([name, str(series["val/top1"][-1][0]), *shown, "" if rows else claim])
+    return _table(["run", "steps", "top-1 %, both heads", "compressed head", "lookup head", PAPER], rows)
+
+
+def _multi(document: dict, claim: str) -> str:
+    macs = {tuple(row["compressed_size"]): row["macs"] for row in document["rows"]}
+    rows = []
+    for one in document["multi_against_single"]:
+        name = "x".join(map(str, one["size"]))
+        single, multi, apart = list(one["single"]), list(one["multi"]), list(one["difference"])
+        later = document.get("seed1", {"multi": {}, "single": {}})  # scored later, in a sweep of its own
+        multi += [later["multi"][name]] if name in later["multi"] else []
+        if name in later["single"]:
+            single.append(later["single"][name])
+            apart.append(later["multi"][name] - later["single"][name])
+        count = f"{len(single)}, {len(multi)}"
+        rows.append(
+            [
+                name,
+                f"{macs[tuple(one['size'])] / 1e6:.1f}",
+                cell(single),
+                cell(multi),
+                cell(apart, "+"),
+                count,
+                "" if rows else claim,
+            ]
+        )
+    header = ["compressed", "MMACs", "one model a size", "all sizes", "difference by seed", "seeds of each", PAPER]
+    return _table(header, rows)
+
+
+def _sizes(document: dict, claim: str) -> str:
+    models = [one["name"] for one in document["trainings"]]
+    top1 = {(row["model"], tuple(row["compressed_size"])): row["top1"] for row in document["rows"]}
+    sizes = dict.fromkeys(size for _, size in top1)
+    rows = [["x".join(map(str, size)), *(f"{top1[model, size]:.2f}" for model in models), ""] for size in sizes]
+    rows[0][-1] = claim
+    return _table(["tested at", *models, PAPER], rows)
+
+
+def _ablation(document: dict, claim: str) -> str:
+    rows = []
+    base = document["runs"][document["baseline"]]
+    for name, runs in document["runs"].items():
+        apart = [run["top1"] - other["top1"] for run, other in zip(runs, base, strict=True)]
+        seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
+        rows.append(
+            [
+                name,
+                runs[0]["compressed_size"] or "-",
+                f"{runs[0]['parameters'] / 1e6:.2f} M",
+                f"{1000 * runs[0]['gmacs']:.3g}",
+                cell([run["top1"] for run in runs]),
+                "" if name == document["baseline"] else cell(apart, "+"),
+                f"{mean(seconds):.0f}" if seconds else "-",
+                "" if rows else claim,
+            ]
+        )
+    header = ["variant", "compressed", "parameters", "MMACs", "top-1 %", "difference by seed", "training, s", PAPER]
+    return _table(header, rows)
+
+
+def main() -> int:
+    """Writes docs/RESULTS.md; with --check only says whether it is as the logs have it."""
+    parser = argparse.ArgumentParser(description="tables of docs/RESULTS.md from docs/results/*.json")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is not up to date")
+    args = parser.parse_args()
+    file = DOCS / "RESULTS.md"
+    before = file.read_text(encoding="utf-8")
+    try:
+        after = filled(before, tables(DOCS / "results"))
+    except ValueError as error:
+        print(f"results: {error}", file=sys.stderr)
+        return 2
+    if not args.check:
+        file.write_text(after, encoding="utf-8")
+    elif after != before:
+        print("results: docs/RESULTS.md is not what the logs give: run python benchmarks/results.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

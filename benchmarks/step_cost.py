@@ -1,0 +1,128 @@
+"""What reliability costs a training step: the demo's step with and without its callbacks and its loader.
+
+Each round runs the same steps twice, in random order: as `lookupvit fit` runs them (LastCheckpoint with its signals,
+SkipNonFinite, StabilityMonitor, the resumable loader, atomic checkpoints), and with torch's own shuffled loader and
+none of these. Both in one process, so that a machine that slows down slows both. The goal is under 2 %.
+
+    python benchmarks/step_cost.py --rounds 9
+"""
+
+import argparse
+import logging
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from datamodules import DemoDataModule
+from lookupvit.callbacks import LastCheckpoint, SkipNonFinite, StabilityMonitor
+from lookupvit.checkpoint_io import AtomicCheckpointIO
+from lookupvit.tasks import ClassificationTask
+
+ROOT = Path(__file__).resolve().parents[1]
+WITHOUT, WITH = "without", "with"
+CLIP = 1.0
+
+
+class PlainData(DemoDataModule):
+    """The demo with torch's own shuffled loader in training."""
+
+    def train_dataloader(self) -> DataLoader:
+        """Nothing of it can be resumed."""
+        loader = super().train_dataloader()
+        dataset, collate = loader.dataset._inner, loader.collate_fn.collate
+        return DataLoader(dataset, self.batch_size, shuffle=True, num_workers=0, collate_fn=collate, drop_last=True)
+
+
+class Clock(Callback):
+    """Seconds from the end of a batch to the end of the next one of the same epoch, after the first ``skip``."""
+
+    def __init__(self, skip: int) -> None:
+        self.skip, self.seconds, self._last = skip, [], 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Notes one."""
+        now = time.perf_counter()
+        if batch_idx > 0 and trainer.global_step > self.skip:
+            self.seconds.append(now - self._last)
+        self._last = now
+
+
+def steps(kind: str, count: int, data: Path, folder: Path) -> float:
+    """Mean seconds of a step; every hundredth is one of those that `StabilityMonitor` looks at."""
+    seed_everything(0, verbose=False)
+    args = {"embed_dim": 96, "depth": 4, "num_heads": 3, "patch_size": 8}
+    task = ClassificationTask("lookupvit_tiny_patch4_32", 10, 48, compressed_size=(3, 3), args=args, lr=2e-3)
+    module = (DemoDataModule if kind == WITH else PlainData)(str(data), batch_size=64, num_workers=0)
+    clock = Clock(skip=5)
+    # The clock is the last callback, so that its steps include the others' end of a batch. One checkpoint at the end in
+    # both: what is compared is the step.
+    callbacks: list[Callback] = [ModelCheckpoint(folder / kind, save_top_k=0)]
+    if kind == WITH:
+        callbacks += [SkipNonFinite(), StabilityMonitor(), LastCheckpoint(folder / kind)]
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_steps=count,
+        limit_val_batches=0,
+        gradient_clip_val=CLIP,
+        log_every_n_steps=10,
+        logger=TensorBoardLogger(folder, kind),
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()] if kind == WITH else None,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    if kind == WITHOUT:
+        task.configure_callbacks = lambda: []
+        task.on_train_batch_start = lambda *_: None  # the seeding of a step
+    trainer.callbacks.append(clock)
+    trainer.fit(task, module)
+    return statistics.fmean(clock.seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=210, help="of each run; epochs have 93")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--root", type=Path, default=ROOT / "demo_data")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    chance, ratios, times = random.Random(0), [], {WITH: [], WITHOUT: []}
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.rounds + 1):
+            order = [WITH, WITHOUT]
+            chance.shuffle(order)
+            seconds = {kind: steps(kind, args.steps, args.root, Path(folder)) for kind in order}
+            if number == 0:  # a warm-up
+                continue
+            for kind in order:
+                times[kind].append(seconds[kind])
+            ratios.append(seconds[WITH] / seconds[WITHOUT] - 1)
+            print(
+                f"round {number}: {1000 * seconds[WITH]:.2f} ms with, {1000 * seconds[WITHOUT]:.2f} ms without",
+                flush=True,
+            )
+    low, high = sorted(ratios)[len(ratios) // 4], sorted(ratios)[-1 - len(ratios) // 4]
+    print(
+        f"\nmedian step: {1000 * statistics.median(times[WITH]):.2f} ms with, "
+        f"{1000 * statistics.median(times[WITHOUT]):.2f} ms without; cost {100 * statistics.median(ratios):+.2f} % "
+        f"(quartiles of {len(ratios)} rounds {100 * low:+.2f} to {100 * high:+.2f} %), goal under 2 %"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""One image file, or its bytes -> a uint8 tensor, upright RGB; or an error that names it."""
+
+import io
+import os
+import zlib
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.io import decode_image, read_file
+from torchvision.transforms.v2 import functional as F
+
+from datamodules.retry import with_retries
+
+# torchvision applies the EXIF orientation of JPEG and PNG only; every other format goes to PIL, which applies all.
+_FAST_EXTENSIONS = (".jpg", ".jpeg", ".png")
+
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+_UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class CorruptImageError(ValueError):
+    """An image that cannot be decoded; its text is one line that names the file and the remedy."""
+
+    def __init__(self, message: str) -> None:
+        # A DataLoader worker raises again with its whole traceback as the text; the last line of that is ours.
+        last_line = message.strip().rsplit("\n", 1)[-1]
+        super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
+
+
+def decode_rgb(path: str | os.PathLike) -> Tensor:
+    """Decode one image file as PIL's ``convert("RGB")`` would, upright, without PIL where that is possible.
+
+    Grayscale is repeated, CMYK and palettes are converted, an alpha channel is dropped, of an animation the first frame
+    is taken, 16-bit PNGs are scaled to 8 bits, and the EXIF orientation is applied.
+
+    Args:
+        path: an image file; JPEG and PNG are decoded by torchvision, everything else by PIL.
+
+    Returns:
+        uint8 tensor ``(3, H, W)``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptImageError: the file is truncated, damaged, or no image.
+    """
+    path = os.fspath(path)
+    try:
+        image = with_retries(lambda: _decode(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no image file {path!r}: it was there when the folder was listed") from None
+    except _UNDECODABLE as error:
+        raise _corrupt(repr(path), os.path.getsize(path), error) from error
+    return _as_uint8(image)
+
+
+def decode_bytes(data: bytes, name: str) -> Tensor:
+    """As `decode_rgb`, of the bytes of a file.
+
+    Args:
+        data: an image file of any format.
+        name: of the image, for the error.
+
+    Raises:
+        CorruptImageError: the bytes are truncated, damaged, or no image.
+    """
+    try:
+        # a copy, because torch warns of bytes that it could write into
+        image = _decode_fast(torch.frombuffer(bytearray(data), dtype=torch.uint8)) if data else None
+        if image is None:
+            image = _decode_with_pil(io.BytesIO(data))
+    except _UNDECODABLE as error:
+        raise _corrupt(name, len(data), error) from error
+    return _as_uint8(image)
+
+
+def _corrupt(name: str, size: int, error: Exception) -> CorruptImageError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return CorruptImageError(
+        f"cannot decode the image {name} ({size} bytes): {reason}; "
+        "replace or remove the file, or set data.skip_corrupt=true to leave such images out with a warning"
+    )
+
+
+def _as_uint8(image: Tensor) -> Tensor:
+    return image if image.dtype == torch.uint8 else F.to_dtype(image, torch.uint8, scale=True)
+
+
+def _decode(path: str) -> Tensor:
+    """By torchvision where it can; ``(3, H, W)``."""
+    if path.lower().endswith(_FAST_EXTENSIONS):
+        try:
+            data = read_file(path)
+        except RuntimeError:  # missing or empty: PIL says so better
+            data = None
+        image = None if data is None else _decode_fast(data)
+        if image is not None:
+            return image
+    return _decode_with_pil(path)
+
+
+def _decode_fast(data: Tensor) -> Tensor | None:
+    """By torchvision, ``(3, H, W)``; None for what it does not know, or finds damaged: PIL is the judge of that."""
+    start = data[: len(_PNG)].numpy().tobytes()
+    if start == _PNG:
+        _check_png(memoryview(data.numpy()))
+    elif not start.startswith(_JPEG):  # another format, whatever its name says
+        return None
+    try:
+        return decode_image(data, mode="RGB", apply_exif_orientation=True)
+    except RuntimeError:
+        return None
+
+
+def _check_png(data: memoryview) -> None:
+    """Raises a ValueError for a PNG whose checksums are wrong: torchvision's decoder may end the process over one."""
+    at = len(_PNG)
+    while at + 12 <= len(data):  # a chunk: length, name, content, checksum
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        name = bytes(data[at + 4 : at + 8])
+        if end + 4 > len(data):
+            break
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4]):
+            raise ValueError(f"the checksum of its part {name.decode('latin-1')!r} is wrong")
+        if name == b"IEND":
+            return
+        at = end + 4
+    raise ValueError("the PNG is cut short")
+
+
+def _decode_with_pil(path: str | io.BytesIO) -> Tensor:
+    """The formats torchvision does not know; ``(3, H, W)`` uint8."""
+    with Image.open(path) as image:
+        if image.mode.startswith(("I", "F")) and image.format != "PNG":
+            # convert("RGB") would clip these to white without a word
+            raise ValueError(f"{image.format} with {image.mode!r} pixels (more than 8 bits) is not supported")
+        return F.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))

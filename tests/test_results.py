@@ -1,0 +1,57 @@
+"""The tables of docs/RESULTS.md are what the kept logs say."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def results() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_document_is_up_to_date(results: ModuleType) -> None:
+    text = (ROOT / "docs" / "RESULTS.md").read_text(encoding="utf-8")
+    assert results.filled(text, results.tables(ROOT / "docs" / "results")) == text
+
+
+def test_an_ablation_worked_out_by_hand(results: ModuleType, tmp_path: Path) -> None:
+    shared = {"compressed_size": "3x3", "parameters": 1_500_000, "gmacs": 0.0107}
+    found = {
+        "base": [
+            {**shared, "seed": 0, "top1": 50.0, "seconds": 10},
+            {**shared, "seed": 1, "top1": 52.0, "seconds": 20},
+        ],
+        "other": [
+            {**shared, "seed": 0, "top1": 51.0, "seconds": None},
+            {**shared, "seed": 1, "top1": 52.0, "seconds": None},
+        ],
+    }
+    document = {"command": "lookupvit ablate A", "baseline": "base", "runs": found}
+    document["environment"] = {"device": "CPU", "threads": 2, "torch": "2.15"}
+    (tmp_path / "grid.json").write_text(json.dumps(document))
+    table = results.tables(tmp_path)["grid"]
+    assert table.startswith("`lookupvit ablate A`; CPU, 2 threads; torch 2.15; seeds 0, 1.\n")
+    # sd of (50, 52) is sqrt(2), of (51, 52) and of the differences (1, 0) sqrt(1/2)
+    assert "| base | 3x3 | 1.50 M | 10.7 | 51.00 ± 1.41 |  | 15 | none at hand for this data |" in table
+    assert "| other | 3x3 | 1.50 M | 10.7 | 51.50 ± 0.71 | +0.50 ± 0.71 | - |  |" in table
+    text = "A\n<!-- table: grid -->\nold\n<!-- end -->\nB\n"
+    assert results.filled(text, {"grid": table}) == f"A\n<!-- table: grid -->\n\n{table}\n<!-- end -->\nB\n"
+
+
+def test_mistakes_are_one_line(results: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="table gone: no log makes it"):
+        results.filled("<!-- table: gone -->\n<!-- end -->", {})
+    with pytest.raises(ValueError, match="table grid: add <!-- table: grid -->"):
+        results.filled("nothing", {"grid": ""})
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"a\.json: no kept log"):
+        results.tables(tmp_path)
