@@ -3,18 +3,17 @@
 import json
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
-from rich.console import Console
+
+from lookupvit.callbacks.writer import TwoFilesWriter
 
 
-class CaptionWriter(BasePredictionWriter):
+class CaptionWriter(TwoFilesWriter):
     """Writes `captions.json` and `captions.txt`, in the order of the data, as they come.
 
     The JSON is COCO's result format, `[{"image_id": int, "caption": str}, ...]`, the best caption of each image; the
@@ -24,31 +23,12 @@ class CaptionWriter(BasePredictionWriter):
         folder: Where to write; None is the run's output folder.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
-        super().__init__(write_interval="batch")
-        self.folder = folder
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuses several processes, which would write over each other.
-
-        Raises:
-            ValueError: If the prediction runs in more than one process.
-        """
-        super().setup(trainer, pl_module, stage)
-        if stage == "predict" and trainer.world_size > 1:
-            raise ValueError(
-                f"predict runs on one device, not {trainer.world_size}: add --trainer.devices 1 --trainer.num_nodes 1"
-            )
+    names, what = ("captions.json", "captions.txt"), "captions"
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens both files."""
-        folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.json_path, self.text_path = folder / "captions.json", folder / "captions.txt"
-        self._json = self.json_path.open("w", encoding="utf-8")
-        self._text = self.text_path.open("w", encoding="utf-8")
-        self._json.write("[")
-        self._count = 0
+        super().on_predict_start(trainer, pl_module)
+        self.json.write("[")
 
     def write_on_batch_end(
         self,
@@ -64,27 +44,17 @@ class CaptionWriter(BasePredictionWriter):
         rows = zip(prediction["files"], prediction["image_ids"], prediction["captions"], strict=True)
         for file, number, captions in rows:
             result = json.dumps({"image_id": number, "caption": captions[0][0]}, ensure_ascii=False)
-            self._json.write((",\n " if self._count else "\n ") + result)
+            self.json.write((",\n " if self.count else "\n ") + result)
             scores = [f"{score:8.3f}  " if len(captions) > 1 else "" for _, score in captions]
             lines = [f"    {score}{text}" for score, (text, _) in zip(scores, captions, strict=True)]
-            self._text.write("\n".join([file, *lines]) + "\n")
-            self._count += 1
+            self.table.write("\n".join([file, *lines]) + "\n")
+            self.count += 1
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes both files and says where they are."""
-        self._close()
-        Console().print(f"{self._count} captions: {self.json_path} and {self.text_path}", soft_wrap=True)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keeps what was written before an error."""
-        self._close()
-
-    def _close(self) -> None:
-        if not getattr(self, "_json", None) or self._json.closed:
-            return
-        self._json.write("\n]\n")
-        self._json.close()
-        self._text.close()
+    def close(self) -> None:
+        """Ends the list, too."""
+        if self.json is not None and not self.json.closed:
+            self.json.write("\n]\n")
+        super().close()
 
 
 class CaptionPictures(Callback):
