@@ -1,13 +1,12 @@
 """Writing captions: with and without the cache of keys and values, and from M compressed or from N lookup tokens.
 
-    python benchmarks/captioning.py --threads 2 --output outputs/bench/captioning.json
+    python benchmarks/captioning.py --threads 2 --output outputs/bench
 
 Decoders of random weights, features of random numbers, texts of exactly --length tokens: what is timed is generation
 alone, beam search, all images in one batch. The variants take turns in one process; medians are printed.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -17,9 +16,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from lookupvit.bench.report import Report, environment
 from lookupvit.model.decoder import Decoder
 from lookupvit.model.generation import Generation, Special, generate
 
@@ -64,24 +62,19 @@ def _finish(device: torch.device) -> None:
 
 def _report(args: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
     first = statistics.median(next(iter(seconds.values())))
-    table = Table(
-        title=f"{args.images} captions of {args.length} tokens, beam {args.beams}; decoder of {args.depth} blocks, "
-        f"width {args.width}, {args.vocab_size} tokens; {args.device}, {args.threads} threads, {args.rounds} rounds"
-    )
-    for name in ("variant", "seconds", "fastest", "slowest", "images/s", "times the first"):
-        table.add_column(name, justify="left" if name == "variant" else "right")
     rows = []
     for name, values in seconds.items():
         middle = statistics.median(values)
-        rate = args.images / middle
-        rows.append({"variant": name, "seconds": values, "median": middle, "images_per_second": rate})
-        cells = (f"{middle:.2f}", f"{min(values):.2f}", f"{max(values):.2f}", f"{rate:.2f}", f"{middle / first:.2f}")
-        table.add_row(name, *cells)
-    Console(width=110).print(table)
+        figures = {"s": middle, "fastest": min(values), "slowest": max(values), "images/s": args.images / middle}
+        rows.append({"variant": name, **figures, "times the first": middle / first})
+    title = (
+        f"{args.images} captions of {args.length} tokens, beam {args.beams}; decoder of {args.depth} blocks, "
+        f"width {args.width}, {args.vocab_size} tokens; {args.rounds} rounds"
+    )
+    report = Report(title, rows, environment(args.device))
+    report.show()
     if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-        args.output.write_text(json.dumps({"settings": settings, "torch": torch.__version__, "rows": rows}, indent=1))
+        report.save(args.output, "captioning", picture=False)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--cached_only", action="store_true", help="leave out the slow variant")
-    parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--output", type=Path, help="folder of the table")
     return parser
 
 

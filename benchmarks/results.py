@@ -5,6 +5,7 @@ docs/results/NAME.json is what `lookupvit compare`'s runs, `sweep` or `ablate` l
     compare   NAME
     sweep     NAME (one model for all sizes against one model a size) and NAME_everywhere (each model at every size)
     ablate    NAME
+    other     NAME, of a benchmark: what `lookupvit.bench.report.Report` saved, with its command added
 
 which go between <!-- table: NAME --> and <!-- end --> with command, hardware and seeds. Text outside stays as it is.
 """
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
+
+from lookupvit.bench.report import Report, settings_line
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
@@ -38,13 +41,17 @@ def tables(folder: Path) -> dict[str, str]:
         document = json.loads(file.read_text(encoding="utf-8"))
         claim = next((claim for part, claim in CLAIMS.items() if part in file.stem), "none at hand for this data")
         if not isinstance(document, dict) or "command" not in document:
-            raise ValueError(f"{file}: no kept log: it names no command; expected the JSON of compare, sweep or ablate")
+            raise ValueError(
+                f"{file}: no kept log: no command in it; expected the JSON of compare, sweep, ablate or of a benchmark"
+            )
         if "baseline" in document:
             found[file.stem] = _about(document) + _ablation(document, claim)
         elif "trainings" in document:
             found[file.stem] = _about(document) + _multi(document, claim)
             alone = {key: value for key, value in document.items() if key != "seed1"}  # has no figures of other sizes
             found[f"{file.stem}_everywhere"] = _about(alone) + _sizes(document, claim)
+        elif "title" in document:
+            found[file.stem] = _benchmark(document)
         elif "runs" in document:
             found[file.stem] = _about(document) + _comparison(document, claim)
         else:
@@ -93,6 +100,13 @@ def _about(document: dict) -> str:
     torch = document.get("torch") or place["torch"]
     later = f" Seed 1, run later: {document['seed1']['note']}." if "seed1" in document else ""
     return f"`{document['command']}`; {hardware}; torch {torch}; seed{'s' * (len(seeds) > 1)} {listed}.{later}\n\n"
+
+
+def _benchmark(document: dict) -> str:
+    command = document.pop("command")
+    report = Report(**document)
+    notes = "".join(f" {note}." for note in report.notes)
+    return f"`{command}`; {settings_line(report.settings)}.{notes}\n\n" + _table(report.columns, report.cells())
 
 
 def _comparison(document: dict, claim: str) -> str:

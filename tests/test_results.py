@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from lookupvit.bench.report import Report
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -45,6 +47,16 @@ def test_an_ablation_worked_out_by_hand(results: ModuleType, tmp_path: Path) -> 
     assert "| other | 3x3 | 1.50 M | 10.7 | 51.50 ± 0.71 | +0.50 ± 0.71 | - |  |" in table
     text = "A\n<!-- table: grid -->\nold\n<!-- end -->\nB\n"
     assert results.filled(text, {"grid": table}) == f"A\n<!-- table: grid -->\n\n{table}\n<!-- end -->\nB\n"
+
+
+def test_what_a_benchmark_saved_is_a_table_with_its_command(results: ModuleType, tmp_path: Path) -> None:
+    report = Report("Title", [{"way": "a", "ms": 2.0}, {"way": "b", "faster": 1.5}], {"threads": 2}, ["A note"])
+    document = json.loads(report.to_json()) | {"command": "python x.py"}
+    (tmp_path / "speed.json").write_text(json.dumps(document))
+    table = results.tables(tmp_path)["speed"]
+    assert table == (
+        "`python x.py`; threads 2. A note.\n\n| way | ms | faster |\n|---|---|---|\n| a | 2 | – |\n| b | – | 1.5 |\n"
+    )
 
 
 def test_mistakes_are_one_line(results: ModuleType, tmp_path: Path) -> None:
