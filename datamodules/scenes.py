@@ -14,7 +14,7 @@ from datamodules.coco import COCOCaptionsDataModule
 from datamodules.scene_language import check_caption, describe, draw_scene
 
 _MARKER = "scenes.json"
-_VERSION = 2  # of drawing and language; raise it when either changes
+_VERSION = 3  # of drawing and language; raise it when either changes
 _OVERSAMPLE = 4  # outlines are drawn this much larger and averaged down
 _RGB = {
     "red": (215, 45, 40),
