@@ -1,6 +1,7 @@
 """Checkpoints on the command line: which file, which hyper-parameters, and what differs from them now."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def find_checkpoint(name: str, folder: Path) -> Path:
     Raises:
         FileNotFoundError: If there is none.
     """
-    found = sorted(folder.rglob("last*.ckpt"), key=lambda file: file.stat().st_mtime)
+    found = _by_age(folder.rglob("last*.ckpt"))
     if not found:
         raise FileNotFoundError(
             f"--ckpt_path {name}: no checkpoint below {folder}: train first, or give the path of a checkpoint"
@@ -57,6 +58,16 @@ def find_checkpoint(name: str, folder: Path) -> Path:
     if not files:
         raise FileNotFoundError(f"--ckpt_path best: the run of {found[-1]} kept none: give the path of a checkpoint")
     return files[0]
+
+
+def _by_age(files: Iterable[Path]) -> list[Path]:
+    """Oldest first, runs one after the other; of one run, what is called "previous" is older whatever its time says.
+
+    A copy of a folder has the times of the copying.
+    """
+    times = {file: file.stat().st_mtime for file in files}
+    run = {parent: max(t for file, t in times.items() if file.parent == parent) for parent in {f.parent for f in times}}
+    return sorted(times, key=lambda file: (run[file.parent], file.parent, "previous" not in file.name, times[file]))
 
 
 def _newest_whole(found: list[Path]) -> Path:

@@ -91,3 +91,14 @@ def test_damage_is_named_and_last_falls_back(harm, found: str, tmp_path: Path, c
     chosen.write_bytes(b"PK")
     with pytest.raises(ValueError, match="none of the 2 checkpoints"):
         find_checkpoint("last", tmp_path)
+
+
+def test_the_times_of_a_copy_do_not_say_which_is_last(tmp_path: Path) -> None:
+    for at, name in enumerate(("a/last.ckpt", "b/last.ckpt", "b/last.previous.ckpt")):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        torch.save({"value": name}, file)
+        os.utime(file, (at, at))  # as they were copied: the previous one after the last
+    assert find_checkpoint("last", tmp_path) == tmp_path / "b" / "last.ckpt"
+    os.utime(tmp_path / "a" / "last.ckpt", (9, 9))  # this run went on
+    assert find_checkpoint("last", tmp_path) == tmp_path / "a" / "last.ckpt"

@@ -17,6 +17,7 @@ from lookupvit.model.encoder import EncoderMixin
 from lookupvit.model.grid import check_compressed_size, resize_tokens
 from lookupvit.model.heads import HEADS, PooledHead
 from lookupvit.model.hub import HubMixin
+from lookupvit.model.init import init_linear_layers
 
 
 class Tokens(NamedTuple):
@@ -46,14 +47,6 @@ def to_2tuple(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     if len(pair) != 2 or min(pair) < 1:
         raise ValueError(f"expected a positive size or a (height, width) pair, got {value!r}")
     return pair
-
-
-def init_linear(module: nn.Module) -> None:
-    """Timm's ViT initialisation of linear layers: truncated normal of deviation 0.02, zero biases."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 class LookupViT(EncoderMixin, HubMixin, nn.Module):
@@ -86,6 +79,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.
         path: "auto", "plain", "absorbed", "tiled" or "measured", see `lookupvit.model.attention`; never the function.
         grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
+        weight_init: of linear layers, "trunc_normal" or "xavier_uniform", as `init_linear_layers`.
 
     Raises:
         ValueError: for sizes that do not fit and options that do not exist, in one line.
@@ -115,6 +109,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         infuse: bool = True,
         path: str = "auto",
         grad_checkpointing: bool = False,
+        weight_init: str = "trunc_normal",
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
@@ -151,7 +146,8 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         names = ("compressed", "lookup") if head == "both" else (head,)
         self.norms = nn.ModuleDict({name: nn.LayerNorm(embed_dim, eps=1e-6) for name in names})
         self.heads = nn.ModuleDict({name: PooledHead(embed_dim, num_classes, drop_rate) for name in names})
-        self.apply(init_linear)
+        self.weight_init = weight_init
+        init_linear_layers(self, weight_init)
 
     def embed_images(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """`(B, C, Y, X)` to lookup tokens `(B, N, D)` and their grid (h, w). One embedding serves many budgets."""

@@ -10,6 +10,7 @@ from lookupvit.model.backbone import Tokens, to_2tuple
 from lookupvit.model.checks import check_heads, check_positive
 from lookupvit.model.grid import grid_of
 from lookupvit.model.hub import HubMixin
+from lookupvit.model.init import init_linear_layers
 
 
 class ViT(HubMixin, nn.Module):
@@ -32,6 +33,7 @@ class ViT(HubMixin, nn.Module):
         proj_drop_rate: dropout after output projections and MLPs.
         drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks.
         grad_checkpointing: recompute blocks in the backward pass.
+        weight_init: of linear layers, as `init_linear_layers`.
 
     Raises:
         ValueError: for sizes that do not fit, in one line.
@@ -55,6 +57,7 @@ class ViT(HubMixin, nn.Module):
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         grad_checkpointing: bool = False,
+        weight_init: str = "trunc_normal",
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
@@ -81,6 +84,8 @@ class ViT(HubMixin, nn.Module):
             proj_drop_rate=proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
+        if weight_init != "trunc_normal":  # which timm has done
+            init_linear_layers(self.vit, weight_init)
         self.vit.set_grad_checkpointing(grad_checkpointing)
 
     def forward_features(self, x: Tensor, compressed_size: None = None, head: None = None) -> Tokens:

@@ -10,8 +10,9 @@ from timm.models._builder import build_model_with_cfg
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from lookupvit.model.backbone import LookupViT, Tokens, init_linear
+from lookupvit.model.backbone import LookupViT, Tokens
 from lookupvit.model.heads import PooledHead
+from lookupvit.model.init import init_linear_layers
 
 _IMAGENET = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "crop_pct": 0.875}
 
@@ -92,7 +93,7 @@ class TimmLookupViT(LookupViT):
         self.num_classes = num_classes
         for name, head in self.heads.items():
             self.heads[name] = PooledHead(self.embed_dim, num_classes, head.drop.p).to(self.embed.pos_embed.device)
-            self.heads[name].apply(init_linear)
+            init_linear_layers(self.heads[name], self.weight_init)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """How timm groups parameters by layer."""

@@ -6,9 +6,10 @@ M = t' h' w', D embed_dim, H heads, L depth.
 
 from torch import Tensor
 
-from lookupvit.model.backbone import LookupViT, Tokens, init_linear
+from lookupvit.model.backbone import LookupViT, Tokens
 from lookupvit.model.checks import check_positive
 from lookupvit.model.grid import check_compressed_size
+from lookupvit.model.init import init_linear_layers
 from lookupvit.model.temporal import ClipLayers, TemporalTransformer, check_model
 from lookupvit.model.video_embed import TubeletEmbed
 
@@ -52,6 +53,7 @@ class LookupViViT(ClipLayers, LookupViT):
         infuse: the way back from compressed to lookup tokens.
         path: "auto", "plain", "absorbed", "tiled" or "measured".
         grad_checkpointing: recompute each LookupViT block in the backward pass (the few temporal blocks are stored).
+        weight_init: of linear layers, as `init_linear_layers`.
 
     Raises:
         ValueError: for sizes that do not fit and options that do not exist, in one line.
@@ -85,6 +87,7 @@ class LookupViViT(ClipLayers, LookupViT):
         infuse: bool = True,
         path: str = "auto",
         grad_checkpointing: bool = False,
+        weight_init: str = "trunc_normal",
     ):
         factorised = check_model(model)
         check_positive(num_frames=num_frames, tubelet_size=tubelet_size, temporal_depth=temporal_depth)
@@ -116,6 +119,7 @@ class LookupViViT(ClipLayers, LookupViT):
             infuse=infuse,
             path=path,
             grad_checkpointing=grad_checkpointing,
+            weight_init=weight_init,
         )
         self.factorised, self.num_frames, self.tubelet_size = factorised, num_frames, tubelet_size
         self.embed = TubeletEmbed(
@@ -135,7 +139,7 @@ class LookupViViT(ClipLayers, LookupViT):
                 proj_drop_rate,
                 drop_path_rate,
             )
-            self.temporal.apply(init_linear)
+            init_linear_layers(self.temporal, weight_init)
 
     def check_size(
         self, compressed_size: int | tuple[int, ...], grid: tuple[int, ...] | None = None

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lookupvit.model.backbone import Tokens, init_linear, to_2tuple
+from lookupvit.model.backbone import Tokens, to_2tuple
 from lookupvit.model.checks import check_heads, check_positive
 from lookupvit.model.heads import PooledHead
 from lookupvit.model.hub import HubMixin
+from lookupvit.model.init import init_linear_layers
 from lookupvit.model.temporal import ClipLayers, TemporalTransformer, check_model, vit_blocks
 from lookupvit.model.video_embed import TubeletEmbed
 
@@ -42,6 +43,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
             blocks.
         grad_checkpointing: recompute blocks in the backward pass (the few temporal blocks are stored).
+        weight_init: of linear layers, as `init_linear_layers`.
 
     Raises:
         ValueError: for sizes that do not fit, in one line.
@@ -69,6 +71,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         grad_checkpointing: bool = False,
+        weight_init: str = "trunc_normal",
     ):
         super().__init__()
         self.factorised = check_model(model)
@@ -102,7 +105,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
                 drop_path_rate,
             )
         self.heads = nn.ModuleDict({"pooled": PooledHead(embed_dim, num_classes, drop_rate)})
-        self.apply(init_linear)
+        init_linear_layers(self, weight_init)
 
     def embed_images(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """`(B, C, T, Y, X)` to tokens `(B, N, D)` and their grid (t, h, w)."""
