@@ -28,7 +28,7 @@ install: $(READY)  ## make the environment
 demo: $(READY)  ## train LookupViT and a ViT on rendered shapes, test both, print one table (4 minutes on 2 cores)
 	$(BIN)/lookupvit compare configs/demo.yaml configs/demo_vit.yaml --title demo
 
-demo-caption: $(READY)  ## caption rendered scenes with LookupViT and a ViT; the part of true captions (not timed)
+demo-caption: $(READY)  ## caption rendered scenes with LookupViT and a ViT; the part of true captions (an hour or more)
 	$(BIN)/lookupvit fit --config configs/demo_caption.yaml
 	$(BIN)/lookupvit fit --config configs/demo_caption_vit.yaml
 	$(BIN)/lookupvit test --config configs/demo_caption.yaml --ckpt_path best
