@@ -61,6 +61,10 @@ class SeededSamples(Watched, Dataset):
             raise AttributeError(name)
         return getattr(self._inner, name)
 
+    def set_seed(self, seed: int) -> None:
+        """Takes another seed, before the loader's processes exist."""
+        self._seed = seed
+
     def __len__(self) -> int:
         return len(self._inner)
 
@@ -77,6 +81,10 @@ class SeededCollate:
 
     def __init__(self, collate: Callable[[list[Any]], Any], seed: int) -> None:
         self.collate, self.seed = collate, seed
+
+    def set_seed(self, seed: int) -> None:
+        """Takes another seed, before the loader's processes exist."""
+        self.seed = seed
 
     def __call__(self, samples: list[Any]) -> Any:
         """Samples of `SeededSamples`, with or without their keys, to a batch."""
@@ -121,6 +129,10 @@ class ResumableSampler(DistributedSampler):
     def order(self) -> dict[str, int]:
         """What the order depends on besides the seed, the samples and the global batch."""
         return {}
+
+    def set_seed(self, seed: int) -> None:
+        """Takes another seed."""
+        self.seed = seed
 
     def begin_at(self, epoch: int, batch: int) -> None:
         """Begins in the middle of an epoch."""
@@ -228,10 +240,16 @@ class ResumableLoader(DataLoader):
         return [sample_name(self.dataset, index) for index in self.sampler.batch_indices(batch)]
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where ``state`` stood; with another global batch, at the last whole batch before that."""
+        """Goes on where ``state`` stood; with another global batch, at the last whole batch before that.
+
+        The data keep the seed of ``state``, whatever the seed of this run: in another order, samples of the epoch would
+        be missed and others seen twice.
+        """
         if not state or not isinstance(self.sampler, ResumableSampler):
             return
         self.resumed = state
+        for part in (self.sampler, self.dataset, self.collate_fn):
+            part.set_seed(state["seed"])
         done = state["batches"] * state["global_batch"] // self.sampler.global_batch
         self.sampler.begin_at(state["epoch"], min(done, self.sampler.batches - 1))
 

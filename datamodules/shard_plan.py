@@ -7,7 +7,7 @@ of the shards. So an epoch has an exact length and every sample its one place.
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from webdataset.filters import shuffle
@@ -94,6 +94,11 @@ class StreamSampler(ResumableSampler):
         # drop_last: what the tasks ask for repeats that fill up the last round; there are none
         super().__init__(sum(plan.lengths), plan.batch_size, plan.ranks, rank, plan.seed, drop_last=True)
         self.plan, self.workers, self.batches = plan, workers, plan.batches
+
+    def set_seed(self, seed: int) -> None:
+        """Takes another seed."""
+        super().set_seed(seed)
+        self.plan = replace(self.plan, seed=seed)
 
     @property
     def order(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -136,6 +136,10 @@ class StreamedImages(Watched, Dataset):
         self._offsets = [0, *accumulate(shards.lengths)]
         self._next: Key | None = None
         self._stream: Iterator[list[tuple[Key, Any]]] = iter(())
+
+    def set_seed(self, seed: int) -> None:
+        """Takes another seed, before the loader's processes exist."""
+        self.plan = replace(self.plan, seed=seed)
 
     def __len__(self) -> int:
         return len(self.shards)

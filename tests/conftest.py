@@ -12,6 +12,13 @@ torch.set_num_threads(1)  # several workers of pytest-xdist share few cores
 TREE_CLASSES = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark
 
 
+@pytest.fixture(autouse=True)
+def own_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seed that one test sets in the environment (Lightning's `seed_everything` does) is not the next one's."""
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # noted, so that it is put back
+    monkeypatch.delenv("PL_GLOBAL_SEED")
+
+
 def write_image(path: Path, height: int, width: int, seed: int, **save) -> Path:
     """One smooth random RGB image (JPEG compresses it well), written in the format that its name says."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)

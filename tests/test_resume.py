@@ -145,6 +145,14 @@ def test_another_batch_size_goes_on_at_the_same_sample_and_says_so(
         assert says in printed and "at sample 6" in printed and final(config, name)["global_step"] == 9 + 2 + 4
 
 
+def test_another_seed_keeps_the_order_of_the_data_and_says_so(
+    config: Path, whole: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert fit(config, "seed5", "--seed_everything", "5", "--ckpt_path", str(whole / "17.ckpt")) == 0
+    assert "Not exact after this resume: the seed of this run is 5, it was 0: the data keep" in capsys.readouterr().out
+    assert final(config, "seed5")["global_step"] == 18
+
+
 VIDEO = """
 trainer: {{accelerator: cpu, max_epochs: 2, log_every_n_steps: 1, enable_progress_bar: false}}
 model:

@@ -10,10 +10,10 @@ from math import prod
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lookupvit.model.backbone import LookupViT, to_2tuple
 from lookupvit.model.baseline import ViT
+from lookupvit.model.flops import count_call_macs
 from lookupvit.model.grid import check_compressed_size, grid_of
 from lookupvit.model.paths import choose_paths
 
@@ -44,9 +44,8 @@ def count_macs(
     size = to_2tuple(model.img_size if img_size is None else img_size)
     kwargs = {key: value for key, value in (("compressed_size", compressed_size), ("head", head)) if value is not None}
     frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, 3, *frames, *size, device="meta"), **kwargs)
-    return counter.get_total_flops() // 2
+    with torch.no_grad():
+        return count_call_macs(lambda: twin(torch.empty(1, 3, *frames, *size, device="meta"), **kwargs))
 
 
 def vit_block_macs(n: int, dim: int, mlp_ratio: float = 4.0) -> int:

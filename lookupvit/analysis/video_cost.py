@@ -8,10 +8,10 @@ from copy import deepcopy
 from math import prod
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from lookupvit.analysis.cost import _resize_macs, lookupvit_block_macs, vit_block_macs
 from lookupvit.model.backbone import to_2tuple
+from lookupvit.model.flops import count_call_macs
 from lookupvit.model.grid import grid_of
 from lookupvit.model.video import LookupViViT
 from lookupvit.model.video_baseline import ViViT
@@ -39,9 +39,8 @@ def count_video_macs(
     twin = deepcopy(model).to("meta").eval()
     shape = (num_frames or model.num_frames, *to_2tuple(model.img_size if img_size is None else img_size))
     kwargs = {key: value for key, value in (("compressed_size", compressed_size), ("head", head)) if value is not None}
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        twin(torch.empty(1, model.embed.in_chans, *shape, device="meta"), **kwargs)
-    return counter.get_total_flops() // 2
+    with torch.no_grad():
+        return count_call_macs(lambda: twin(torch.empty(1, model.embed.in_chans, *shape, device="meta"), **kwargs))
 
 
 def video_macs(

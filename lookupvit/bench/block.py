@@ -9,13 +9,14 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from lookupvit.bench.cases import DTYPES, Settings, count_call_macs
+from lookupvit.bench.cases import DTYPES, Settings
 from lookupvit.bench.memory import peak_bytes, saved_bytes
 from lookupvit.bench.report import Report
 from lookupvit.bench.suites import MIB, machine_of, new_report, timing_columns
 from lookupvit.bench.timing import interleave, timer_for
 from lookupvit.model.blocks import LookupViTBlock
 from lookupvit.model.checks import PATHS, check_choice, check_heads
+from lookupvit.model.flops import count_call_macs
 
 BASELINE = "ViT block (timm)"
 IMAGE_SHAPES = ((196, 9), (196, 25), (196, 49), (196, 100), (576, 25), (1024, 25), (4096, 49))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from lookupvit import create_model
 from lookupvit.analysis.cost import count_macs
 from lookupvit.bench.tome import ToMe
+from lookupvit.model.flops import count_call_macs
 from lookupvit.model.grid import check_compressed_size
 from lookupvit.model.zoo import list_models
 
@@ -114,13 +114,6 @@ class Case:
                 return call(images, targets)
 
         return run
-
-
-def count_call_macs(function: Callable[[], object]) -> int:
-    """Multiply-adds that one real call of `function` executes."""
-    with FlopCounterMode(display=False) as counter:
-        function()
-    return counter.get_total_flops() // 2
 
 
 def check_model(model: str) -> None:

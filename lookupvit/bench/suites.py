@@ -5,11 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lookupvit.bench.cases import BASELINE, DTYPES, Case, Settings, check_model, count_call_macs, image_cases
+from lookupvit.bench.cases import BASELINE, DTYPES, Case, Settings, check_model, image_cases
 from lookupvit.bench.floors import Machine, least_bytes, measure_machine
 from lookupvit.bench.memory import peak_bytes, saved_bytes
 from lookupvit.bench.report import Report, environment
 from lookupvit.bench.timing import Timing, interleave, timer_for
+from lookupvit.model.flops import count_call_macs
 
 MIB = 1 << 20
 

@@ -5,6 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
+from datamodules.resumable import run_seed
+
 
 class ExactResume(Callback):
     """Puts the training loader where the checkpoint left it; says what other ranks or batches make inexact."""
@@ -28,10 +30,15 @@ class ExactResume(Callback):
             return
         now = loader.sampler
         notes = []
-        if saved["samples"] != len(now.dataset) or saved["seed"] != now.seed:
+        if saved["samples"] != len(now.dataset):
             notes.append(
-                f"the data have {len(now.dataset)} samples and seed {now.seed}, the checkpoint had {saved['samples']} "
-                f"and {saved['seed']}: the rest of this epoch is in another order, so samples repeat or are missed"
+                f"the data have {len(now.dataset)} samples, the checkpoint had {saved['samples']}: the rest of this "
+                "epoch is in another order, so samples repeat or are missed"
+            )
+        if saved["seed"] != run_seed():
+            notes.append(
+                f"the seed of this run is {run_seed()}, it was {saved['seed']}: the data keep the order and the "
+                "augmentation of the latter, so that no sample is missed; dropout and drawn sizes differ"
             )
         if saved["global_batch"] != now.global_batch:
             notes.append(

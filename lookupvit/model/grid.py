@@ -14,31 +14,31 @@ import torch
 from torch import Tensor
 
 
-def _axis_weights(from_size: int, to_size: int, antialias: bool) -> list[list[float]]:
-    """Rows of linear-interpolation weights, half-pixel centres, in exact Python floats."""
+def _axis_matrix(from_size: int, to_size: int, antialias: bool, device: torch.device) -> Tensor:
+    """`(to_size, from_size)` linear-interpolation weights with half-pixel centres, in the device's widest type."""
+    wide = torch.float32 if device.type == "mps" else torch.float64
     scale = from_size / to_size
     support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
-    rows = []
-    for i in range(to_size):
-        centre = (i + 0.5) * scale - 0.5
-        if not antialias:  # outside the grid the edge value is held, as torch and jax do
-            centre = min(max(centre, 0.0), from_size - 1.0)
-        row = [max(0.0, 1.0 - abs(j - centre) / support) for j in range(from_size)]
-        total = sum(row)
-        rows.append([weight / total for weight in row])
-    return rows
+    centres = (torch.arange(to_size, dtype=wide, device=device) + 0.5) * scale - 0.5
+    if not antialias:  # outside the grid the edge value is held, as torch and jax do
+        centres = centres.clamp(0.0, from_size - 1.0)
+    cells = torch.arange(from_size, dtype=wide, device=device)
+    weights = (1.0 - (cells - centres[:, None]).abs() / support).clamp(min=0.0)  # (to_size, from_size)
+    return weights / weights.sum(dim=1, keepdim=True)
 
 
 @lru_cache(maxsize=256)
 def _cached_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     # A matrix made under inference_mode could never take part in a later backward pass.
     with torch.inference_mode(False):
-        return torch.tensor(_axis_weights(from_size, to_size, antialias), dtype=torch.float64).to(device, dtype)
+        return _axis_matrix(from_size, to_size, antialias, device).to(dtype)
 
 
-@torch.compiler.assume_constant_result
 def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix of a linear resize along one axis.
+
+    Where torch.compile or torch.export traces, its arithmetic becomes a part of the graph: a few numbers that are
+    computed where they are needed, on the input's device. No constant has to be named, moved, saved or shared.
 
     Args:
         from_size: cells before.
@@ -50,6 +50,8 @@ def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dt
     Returns:
         `(to_size, from_size)`, rows sum to one. Cached: do not write to it.
     """
+    if torch.compiler.is_compiling():
+        return _axis_matrix(from_size, to_size, antialias, device).to(dtype)
     matrix = _cached_matrix(from_size, to_size, antialias, dtype, device)
     if type(matrix) is not Tensor:  # a tracer's stand-in must not stay in the cache for later, real calls
         _cached_matrix.cache_clear()
@@ -58,6 +60,9 @@ def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dt
 
 def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool = True) -> Tensor:
     """Resizes tokens from one grid to another, (bi-, tri-)linearly.
+
+    Under autocast it works in float32 and returns that: what it returns is the compressed tokens' residual stream, to
+    be added to and not to be rounded, as the lookup tokens' and that of timm's ViT.
 
     Args:
         x: `(B, prod(from_size), D)`.
@@ -73,9 +78,17 @@ def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...
     """
     if len(from_size) != len(to_size):
         raise ValueError(f"cannot resize a {len(from_size)}-axis grid {from_size} to {to_size}: give as many axes")
-    B, N, D = x.shape
+    N = x.shape[1]
     if prod(from_size) != N:
         raise ValueError(f"{N} tokens are not a grid of {from_size}: expected {prod(from_size)}")
+    if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
+        return _resize(x, from_size, to_size, antialias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _resize(x.to(torch.promote_types(x.dtype, torch.float32)), from_size, to_size, antialias)
+
+
+def _resize(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool) -> Tensor:
+    B, _, D = x.shape
     before = 1  # cells of the axes that are already resized
     for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
         if old != new:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from lookupvit.bench.cases import count_call_macs
 from lookupvit.bench.tome import ToMe, match_tokens, merge_tokens
+from lookupvit.model.flops import count_call_macs
 
 
 def naive_merge(x, sizes, metric, r):

@@ -69,6 +69,19 @@ def test_a_resumed_loader_goes_on_exactly(before: int, after: int, done: int) ->
     assert len(got) == len(want) and all(map(torch.equal, got, want))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_loader_keeps_the_seed_of_the_checkpoint(workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    want = epochs(loader(), 2)
+    state = {**loader().state_dict(), "batches": 3}
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    assert not torch.equal(epochs(loader(), 1)[0], want[0])
+    resumed = loader(num_workers=workers)
+    resumed.load_state_dict(state)
+    got = epochs(resumed, 2)
+    assert len(got) == 7 and all(map(torch.equal, got, want[3:]))  # the order, the samples' and the batches' chance
+    assert resumed.state_dict()["seed"] == 0
+
+
 def test_the_models_chance_is_not_touched() -> None:
     torch.manual_seed(0)
     want = torch.rand(3)
@@ -94,7 +107,10 @@ def test_ranks_share_each_global_batch() -> None:
 
 
 @pytest.mark.parametrize(("ranks", "batch_size", "begins"), [(2, 4, 3), (4, 2, 3), (1, 4, 6), (1, 16, 1)])
-def test_a_checkpoint_of_two_ranks_resumes_on_others(ranks: int, batch_size: int, begins: int) -> None:
+def test_a_checkpoint_of_two_ranks_resumes_on_others(
+    ranks: int, batch_size: int, begins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", str(ranks))  # the run that resumes has another seed: still none is missed
     state = {"epoch": 1, "batches": 3, "global_batch": 8, "ranks": 2, "samples": 64, "seed": 0}
     order = ResumableSampler(64, 64)
     order.set_epoch(1)

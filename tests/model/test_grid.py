@@ -51,6 +51,18 @@ def test_cache_survives_tracing():
     assert type(resize_matrix(11, 3, True, torch.float32, device)) is torch.Tensor
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("sizes", [((14, 14), (5, 5)), ((8, 14, 9), (4, 3, 9)), ((3, 3), (3, 3))], ids=str)
+def test_under_autocast_it_works_in_float32(sizes, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(2, math.prod(sizes[0]), 16, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = resize_tokens(x, *sizes)
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got.double(), resize_tokens(x.double(), *sizes), rtol=1e-6, atol=1e-6)
+    assert resize_tokens(x, *sizes).dtype == dtype  # without autocast, as it comes
+
+
 def test_errors_are_one_line():
     with pytest.raises(ValueError, match="give as many axes"):
         resize_tokens(torch.zeros(1, 4, 1), (2, 2), (1, 1, 1))
