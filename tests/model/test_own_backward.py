@@ -1,11 +1,10 @@
-"""What the hand-written backward passes owe to autograd: second derivatives, torch.func, halves on CUDA, torch.compile."""
-
-from contextlib import nullcontext
+"""What hand-written backward passes owe to autograd: second derivatives, torch.func, halves on CUDA, torch.compile."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.function import BackwardCFunction
 
 from lookupvit.model.absorbed import (
     AbsorbedInfusion,
@@ -98,11 +97,14 @@ def test_torch_func_gives_the_gradient_of_each_sample(path):
             torch.testing.assert_close(each[name][i], grad, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("path", PATHS)
-def test_every_type_trains_on_cuda(path, dtype, autocast):
-    """With fake tensors, which have the types that a GPU's kernels return: there the norm of a half has float32 parts."""
+def test_every_type_trains_on_cuda(path, dtype):
+    """With fake tensors, which have the types that a GPU's kernels return: there the norm of a half has float32 parts.
+
+    Autograd's engine does not start for a device that is not there, so each hand-written backward pass is called as it
+    stands in the graph.
+    """
     with FakeTensorMode():
         with torch.device("cuda"):
             block = LookupViTBlock(6, 2, path=path)
@@ -110,12 +112,28 @@ def test_every_type_trains_on_cuda(path, dtype, autocast):
         for module in block.modules():  # `Module.to` cannot swap fake parameters
             for name, p in list(module.named_parameters(recurse=False)):
                 setattr(module, name, nn.Parameter(p.detach().to(dtype)))
-        half = torch.bfloat16 if dtype == torch.float32 else dtype
-        with torch.autocast("cuda", half) if autocast else nullcontext():
-            out = block(compressed, lookup)
-        torch.autograd.backward(out[:2], [torch.empty_like(o) for o in out[:2]])
-        for tensor in (compressed, lookup, *block.parameters()):
-            assert tensor.grad.dtype == dtype and tensor.grad.shape == tensor.shape
+        out = block(compressed, lookup)[:2]
+        assert all(o.dtype == dtype and o.is_cuda for o in out)
+        todo, called, seen = [o.grad_fn for o in out], [], set()
+        while todo:
+            node = todo.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            todo += [parent for parent, _ in node.next_functions if parent is not None]
+            if not isinstance(node, BackwardCFunction):
+                continue
+            grads = [torch.empty(m.shape, dtype=m.dtype, device=m.device) for m in node._input_metadata]
+            with torch.no_grad():
+                results = node._forward_cls.backward(node, *grads)
+            called.append(node._forward_cls)
+            for grad, (parent, slot) in zip(results, node.next_functions, strict=False):
+                if parent is not None:
+                    input = parent.variable if hasattr(parent, "variable") else parent._input_metadata[slot]
+                    assert grad.dtype == input.dtype and tuple(grad.shape) == tuple(input.shape)
+    products = {"plain": [], "absorbed": [AbsorbedScores, AbsorbedValues, AbsorbedInfusion]}
+    expected = [_NormMlp, _NormMlp, *products.get(path, [TiledGather, TiledInfusion])]
+    assert sorted(called, key=str) == sorted(expected, key=str)
 
 
 COMPILED = {
