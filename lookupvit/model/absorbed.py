@@ -38,21 +38,27 @@ def _weight_gradient(x: Tensor, grad: Tensor, H: int) -> Tensor:
 class AbsorbedScores(Function):
     """`(Q Wk^T) X^T` a head: queries and raw lookup tokens to scores, without keys."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, q: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    def forward(q: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         """Queries `(B, M H, d)`, key maps `(H, d, D)`, lookup tokens `(B, N, D)` to scores `(B, M H, N)`."""
-        ctx.save_for_backward(q, weight, x)
         return torch.bmm(_by_head(q, weight), x.transpose(1, 2))
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keeps the inputs."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Gradients of the queries, the key maps and the lookup tokens."""
         q, weight, x = ctx.saved_tensors
         absorbed = _by_head(q, weight)  # (B, M H, D), again
         grad_absorbed = torch.bmm(grad, x)
         return (
             _by_head(grad_absorbed, weight.transpose(1, 2)),
-            _weight_gradient(q, grad_absorbed, weight.shape[0]),
+            _weight_gradient(q, grad_absorbed, weight.shape[0]) if ctx.needs_input_grad[1] else None,
             torch.bmm(grad.transpose(1, 2), absorbed),
         )
 
@@ -60,40 +66,62 @@ class AbsorbedScores(Function):
 class AbsorbedValues(Function):
     """`(A X) Wv` a head: attention and raw lookup tokens to what was read, without values."""
 
-    @staticmethod
-    def forward(ctx, rows: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Attention `(B, M H, N)`, lookup tokens `(B, N, D)`, value maps `(H, D, d)` to `(B, M H, d)`."""
-        read = torch.bmm(rows, x)  # (B, M H, D)
-        ctx.save_for_backward(rows, x, weight, read)
-        return _by_head(read, weight)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(rows: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Attention `(B, M H, N)`, lookup tokens `(B, N, D)`, value maps `(H, D, d)`.
+
+        Returns:
+            what was read, `(B, M H, d)`, and `A X` `(B, M H, D)`, which the backward pass needs.
+        """
+        read = torch.bmm(rows, x)  # (B, M H, D)
+        return _by_head(read, weight), read
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        """Keeps the inputs and `A X`."""
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, output[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Gradients of the attention, the lookup tokens and the value maps."""
+        if grad is None:
+            return None, None, None
         rows, x, weight, read = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative follows: what was stored is a constant to it
+            read = torch.bmm(rows, x)
         grad_read = _by_head(grad, weight.transpose(1, 2))
         return (
             torch.bmm(grad_read, x.transpose(1, 2)),
             torch.bmm(rows.transpose(1, 2), grad_read),
-            _weight_gradient(read, grad, weight.shape[0]),
+            _weight_gradient(read, grad, weight.shape[0]) if ctx.needs_input_grad[2] else None,
         )
 
 
 class AbsorbedInfusion(Function):
     """`residual + bias + A^T (V' Wo)` a head: attention and compressed values to lookup tokens."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, rows: Tensor, v: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    def forward(rows: Tensor, v: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
         """Attention `(B, M H, N)`, values `(B, M H, d)`, output maps `(H, d, D)`, bias `(D,)`, lookup `(B, N, D)`."""
-        ctx.save_for_backward(rows, v, weight)
-        ctx.has_residual = residual is not None
         mixed = _by_head(v, weight)  # (B, M H, D)
         if residual is None:
             return torch.bmm(rows.transpose(1, 2), mixed).add_(bias)
         return (residual + bias).baddbmm_(rows.transpose(1, 2), mixed)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    def setup_context(ctx, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
+        """Keeps the attention, the values and the output maps."""
+        ctx.save_for_backward(*inputs[:3])
+        ctx.has_residual = inputs[4] is not None
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
         """Gradients of the attention, the values, the output maps, the bias and the lookup tokens."""
         rows, v, weight = ctx.saved_tensors
         mixed = _by_head(v, weight)  # (B, M H, D), again
@@ -101,7 +129,31 @@ class AbsorbedInfusion(Function):
         return (
             torch.bmm(mixed, grad.transpose(1, 2)),
             _by_head(grad_mixed, weight.transpose(1, 2)),
-            _weight_gradient(v, grad_mixed, weight.shape[0]),
+            _weight_gradient(v, grad_mixed, weight.shape[0]) if ctx.needs_input_grad[2] else None,
             grad.sum(dim=(0, 1)),
             grad if ctx.has_residual else None,
         )
+
+
+def absorbed_scores(q: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+    """See `AbsorbedScores`."""
+    return _run(AbsorbedScores, q, weight, x)
+
+
+def absorbed_values(rows: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """See `AbsorbedValues`; returns what was read, `(B, M H, d)`."""
+    return _run(AbsorbedValues, rows, x, weight)[0]
+
+
+def absorbed_infusion(rows: Tensor, v: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None) -> Tensor:
+    """See `AbsorbedInfusion`."""
+    return _run(AbsorbedInfusion, rows, v, weight, bias, residual)
+
+
+def _run(function: type[Function], *args: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    """The products of a function, with its own backward pass except under a compiler.
+
+    A compiler chooses itself what to store and what to compute again. torch 2.11 also gives wrong gradients, silently,
+    for a compiled Function whose forward pass works in place on what it returns (pytorch issue 180642).
+    """
+    return function.forward(*args) if torch.compiler.is_compiling() else function.apply(*args)

@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
+from lookupvit.model.absorbed import absorbed_infusion, absorbed_scores, absorbed_values
 from lookupvit.model.checks import check_path
 from lookupvit.model.measured import faster_path
 from lookupvit.model.paths import Paths, choose_paths
 from lookupvit.model.tiled import TiledGather, TiledInfusion
+from lookupvit.model.unwrapped import unwrapped
 
 # Up to so many tokens times head width, the products themselves are faster on a CPU than torch's fused attention, whose
 # blocks are larger than the problem: 1.1 to 2.3 times at 3x3, docs/PERFORMANCE.md.
@@ -156,7 +157,7 @@ class CrossAttention(nn.Module):
             lookup: `(B, N, D)`.
         """
         q = self.norm_q(self.q(self.norm_compressed(compressed))) * self.head_dim**-0.5  # (B, M, D)
-        k = self.norm_k(F.linear(self.norm_lookup(lookup), self.kv.weight[: self.dim]))  # (B, N, D)
+        k = self.norm_k(self.kv(self.norm_lookup(lookup))[..., : self.dim])  # (B, N, 2 D) -> (B, N, D)
         return self._heads(q) @ self._heads(k).transpose(2, 3)
 
     def infusion_scores(self, compressed: Tensor, lookup: Tensor) -> Tensor:
@@ -192,13 +193,15 @@ class CrossAttention(nn.Module):
         H, d, D = self.num_heads, self.head_dim, self.dim
         B, M, N = compressed.shape[0], compressed.shape[1], lookup.shape[1]
         paths = self.choose_paths(compressed, N)
+        if not unwrapped(self.kv):  # the absorbed products would go round what a call of it does
+            paths = paths._replace(scores=False, values=False)
         x = self.norm_lookup(lookup)
         q = self.norm_q(self.q(self.norm_compressed(compressed))) * d**-0.5  # (B, M, D)
-        w_k, w_v = self.kv.weight.chunk(2)  # (D, D) each, rows grouped by head
-        if paths.scores == paths.values:
-            k, v = (None, None) if paths.scores else self.kv(x).chunk(2, dim=-1)
-        else:
+        if paths.scores or paths.values:
+            w_k, w_v = self.kv.weight.chunk(2)  # (D, D) each, rows grouped by head
             k, v = (None if paths.scores else F.linear(x, w_k)), (None if paths.values else F.linear(x, w_v))
+        else:
+            k, v = self.kv(x).chunk(2, dim=-1)
         if paths.tiled and not need_attention:
             q, k, v = _one_dtype(self._heads(q), self._heads(self.norm_k(k)), self._heads(v))
             read, lse = TiledGather.apply(q, k, v)
@@ -206,7 +209,7 @@ class CrossAttention(nn.Module):
             return self.proj_drop(self.proj(read)), TiledAttention(q, k, lse)
 
         if k is None:
-            rows = AbsorbedScores.apply(*_one_dtype(q.reshape(B, M * H, d), w_k.view(H, d, D), x))  # (B, M H, N)
+            rows = absorbed_scores(*_one_dtype(q.reshape(B, M * H, d), w_k.view(H, d, D), x))  # (B, M H, N)
             # views (B, M H, N) -> (B, H, M, N); the softmax itself runs on what is contiguous
             scores, attention = (t.view(B, M, H, N).transpose(1, 2) for t in (rows, rows.softmax(dim=-1)))
         else:
@@ -215,9 +218,7 @@ class CrossAttention(nn.Module):
 
         if v is None:
             w = w_v.view(H, d, D).transpose(1, 2)  # (D, D) -> (H, D, d)
-            read = AbsorbedValues.apply(*_one_dtype(_rows(attention), x, w)).reshape(
-                B, M, D
-            )  # (B, M H, d) -> (B, M, D)
+            read = absorbed_values(*_one_dtype(_rows(attention), x, w)).reshape(B, M, D)  # (B, M H, d) -> (B, M, D)
         else:
             read = (attention @ self._heads(v)).transpose(1, 2).reshape(B, M, D)  # (B, H, M, d) -> (B, M, D)
         if self.reuse == "renormalize":
@@ -255,12 +256,12 @@ class CrossAttention(nn.Module):
         if self.reuse == "fresh":
             attention = self._infusion_scores(compressed, residual if lookup is None else lookup).softmax(dim=-2)
         B, H, M, N = attention.shape
-        if self.choose_paths(compressed, N).infusion:
+        if self.choose_paths(compressed, N).infusion and unwrapped(self.proj_infuse):
             w = self.proj_infuse.weight.t().view(H, self.head_dim, self.dim)  # (D, D) -> (H, d, D)
             args = _one_dtype(_rows(attention), v.reshape(B, M * H, self.head_dim), w, self.proj_infuse.bias)
             if residual is not None and residual.dtype == args[0].dtype and not (self.training and self.proj_drop.p):
-                return AbsorbedInfusion.apply(*args, residual)
-            update = AbsorbedInfusion.apply(*args, None)
+                return absorbed_infusion(*args, residual)
+            update = absorbed_infusion(*args, None)
         else:
             update = attention.transpose(2, 3) @ self._heads(v)  # (B, H, N, d)
             update = self.proj_infuse(update.transpose(1, 2).reshape(B, N, self.dim))  # (B, H, N, d) -> (B, N, D)

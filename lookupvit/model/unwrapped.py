@@ -1,0 +1,35 @@
+"""When the weights of a layer may be read without calling the layer.
+
+The absorbed products and the MLP with its own backward pass use `layer.weight` where the plain path calls `layer(x)`.
+That is the same only if nobody changed what a call does: LoRA adapters, quantised layers, parametrisations and hooks
+act on the call. Where one of them stands, the layer is called as it is.
+"""
+
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+
+def unwrapped(*layers: nn.Module) -> bool:
+    """Whether each of `layers` is exactly torch's own `Linear` or `LayerNorm`, without hooks and with common weights.
+
+    Args:
+        layers: the layers whose weights are to be read.
+
+    Returns:
+        False for a subclass or a stand-in (peft, `torch.ao`, `parametrize`), a layer with hooks of its own or under
+        global ones, one whose `forward` was replaced, and one whose weight is a wrapper (a DTensor, torchao's types).
+    """
+    if _has_any_global_hook():
+        return False
+    for layer in layers:
+        if (
+            (type(layer) is not nn.Linear and type(layer) is not nn.LayerNorm)
+            or layer._forward_hooks
+            or layer._forward_pre_hooks
+            or layer._backward_hooks
+            or layer._backward_pre_hooks
+            or "forward" in layer.__dict__
+            or hasattr(type(layer.weight), "__tensor_flatten__")
+        ):
+            return False
+    return True
