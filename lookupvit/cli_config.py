@@ -1,6 +1,8 @@
-"""Configuration files that build on others: the key ``include``."""
+"""Configuration files that build on others: the key ``include``, and mappings that merge."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -8,19 +10,21 @@ import yaml
 def expand_includes(args: list[str]) -> list[str]:
     """Puts the files that a ``--config`` file includes before it, so that what it says itself wins.
 
-    A file names them as ``include: [../base/gpu.yaml, ...]``, relative to itself; they may include others.
+    A file names them as ``include: [../base/gpu.yaml, ...]``, relative to itself; they may include others. An argument
+    that is a mapping itself (``model.args``) merges with that of the files before, key by key, as on the command line.
 
     Args:
         args: Command-line arguments.
 
     Returns:
-        The arguments, with one ``--config`` for each included file.
+        The arguments, with one ``--config`` for each included file, and one after each file for what it merges.
 
     Raises:
         FileNotFoundError: If a file is not there.
         ValueError: If a file is not YAML, or includes itself.
     """
     expanded: list[str] = []
+    so_far: dict[str, Any] = {}
     values = iter(args)
     for arg in values:
         if arg in ("-c", "--config"):
@@ -33,13 +37,47 @@ def expand_includes(args: list[str]) -> list[str]:
         if value is None or value.lstrip().startswith("{") or "://" in value:  # nothing, a mapping itself, or a URL
             expanded += [arg] if value is None else ["--config", value]
             continue
-        for file in _with_included(Path(value), ()):
+        for file, content in _with_included(Path(value), ()):
             expanded += ["--config", str(file)]
+            if merged := _merge(so_far, content):  # the parser would take the later file's mapping whole
+                expanded += ["--config", json.dumps(merged, default=str)]
     return expanded
 
 
-def _with_included(file: Path, parents: tuple[Path, ...]) -> list[Path]:
-    """The files that one builds on, in order, and itself last."""
+def _merge(so_far: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    """Adds one file to those before it; returns the mappings among the arguments of a class that both have, merged.
+
+    A file that names another class begins anew.
+    """
+    found = {}
+    for key, value in content.items():
+        before = so_far.get(key)
+        if not isinstance(value, dict) or not isinstance(before, dict):
+            so_far[key] = value
+        elif _other_class(before, value):
+            so_far[key] = value
+        else:
+            so_far[key] = dict(before)
+            inner = _merge(so_far[key], value)
+            if key == "init_args":
+                mappings = {
+                    name: so_far[key][name]
+                    for name, item in value.items()
+                    if isinstance(item, dict) and "class_path" not in item and isinstance(before.get(name), dict)
+                }
+                inner = {**inner, **mappings}
+            if inner:
+                found[key] = inner
+    return found
+
+
+def _other_class(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    names = [str(mapping["class_path"]).rpartition(".")[2] for mapping in (before, now) if "class_path" in mapping]
+    return len(set(names)) > 1
+
+
+def _with_included(file: Path, parents: tuple[Path, ...]) -> list[tuple[Path, dict[str, Any]]]:
+    """The files that one builds on, in order, and itself last; each with its contents."""
     if file.resolve() in [parent.resolve() for parent in parents]:
         raise ValueError(f"config {file} includes itself, by way of {parents[-1]}: take one of the two includes out")
     if not file.is_file():
@@ -57,4 +95,4 @@ def _with_included(file: Path, parents: tuple[Path, ...]) -> list[Path]:
     files = []
     for name in [included] if isinstance(included, str) else included:
         files += _with_included(file.parent / name, (*parents, file))
-    return [*files, file]
+    return [*files, (file, content)]

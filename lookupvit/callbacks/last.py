@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 
+from lookupvit.callbacks.flags import Later
 from lookupvit.checkpoint_io import LAST
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
@@ -23,8 +25,9 @@ class Preempted(Exception):
 class LastCheckpoint(ModelCheckpoint):
     """Writes ``last.ckpt`` at the end of each epoch, every ``every_n_steps`` optimiser steps, and on a signal.
 
-    SIGTERM, SIGUSR1 and a first SIGINT (Ctrl-C) only raise a flag. At the end of the optimiser's step all ranks agree
-    whether any of them has one raised, write the checkpoint together, and stop. A second SIGINT ends the process at
+    SIGTERM, SIGUSR1 and a first SIGINT (Ctrl-C) only raise a flag. At the end of an optimiser's step all ranks tell
+    each other whether one is up; they hear it at the end of the next, write the checkpoint together, and stop (a single
+    rank stops at the end of the same step). A second SIGINT ends the process at
     once. During validation the flag waits for the next step or the end of the epoch: a checkpoint is never half of one.
 
     Args:
@@ -44,6 +47,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.every_n_steps, self.on_signal = every_n_steps, on_signal
         self.received: signal.Signals | None = None
         self._handlers: dict[int, Any] = {}
+        self._exchange: Later | None = None  # of the step before, between ranks
 
     # -- signals -----------------------------------------------------------------------------------------------------
 
@@ -96,7 +100,7 @@ class LastCheckpoint(ModelCheckpoint):
             return
         if trainer.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             return  # a validation or the end of the epoch comes first; the flag stays up
-        stop = trainer.strategy.reduce_boolean_decision(self.received is not None, all=False)
+        stop = self._agreed(trainer)
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if (stop or due) and self._last_global_step_saved != trainer.global_step:
             self._save_none_monitor_checkpoint(trainer, self._monitor_candidates(trainer))
@@ -114,6 +118,17 @@ class LastCheckpoint(ModelCheckpoint):
             return
         if trainer.strategy.reduce_boolean_decision(self.received is not None, all=False):
             self._stop(trainer)
+
+    def _agreed(self, trainer: Trainer) -> bool:
+        """Whether any rank has a flag up; with several ranks, whether one had it up when the step before ended.
+
+        The ranks' exchange of this step goes on while the next one runs, so that nobody waits for it.
+        """
+        if trainer.world_size == 1:
+            return self.received is not None
+        flag = torch.full((1,), float(self.received is not None), device=trainer.strategy.root_device)
+        before, self._exchange = self._exchange, Later(flag, reduce=True)
+        return before is not None and before.read()[0]
 
     def _stop(self, trainer: Trainer) -> None:
         name = "another rank's signal" if self.received is None else self.received.name

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from torch import Tensor, nn
 
+from lookupvit.callbacks.flags import Later, any_rank
+
 _NAMED = 4  # samples in a printed line; the file has all of them
 
 
 class NonFiniteError(ValueError):
     """Too many steps in a row without a finite loss and gradient."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step whose flags, left out on all ranks and bad loss on this one, are on their way to the host."""
+
+    number: int
+    batches: list[int]
+    flags: Later
 
 
 class SkipNonFinite(Callback):
@@ -23,6 +35,11 @@ class SkipNonFinite(Callback):
     The step counts (schedule and compressed sizes go on); weights and the optimiser's moments are left as they are.
     Each is printed, counted in ``train/skipped_steps``, and written to ``skipped_steps_rankR.jsonl`` in the run's
     folder with the files of the batch, where the data tell them.
+
+    A fused optimiser is told on the device (its ``found_inf``), so the host waits for nothing: it hears of a step when
+    the next one is ready, or the epoch ends. Any other optimiser waits for the host. Beside a gradient scaler
+    (``16-mixed``) gradients that overflow are the scaler's affair, which leaves the step out and lowers its scale; what
+    counts here is a non-finite loss, and gradients that overflow at a scale below 1.
 
     Args:
         patience: Steps in a row after which the run stops.
@@ -39,10 +56,14 @@ class SkipNonFinite(Callback):
         self._bad_loss: Tensor | None = None
         self._batches: list[int] = []
         self._batch: Any = None
+        self._step: _Step | None = None
 
     def state_dict(self) -> dict[str, int]:
-        """The counts."""
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        """The counts, with the last step's."""
+        if self._step is None:
+            return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        left_out = self._step.flags.read()[0]
+        return {"skipped": self.skipped + left_out, "in_a_row": (self.in_a_row + 1) * left_out}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Takes the counts."""
@@ -59,38 +80,66 @@ class SkipNonFinite(Callback):
         self._bad_loss = bad if self._bad_loss is None else self._bad_loss | bad
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Decides on all ranks together; takes the gradients away from a step that is left out."""
+        """Decides on all ranks together, and keeps a bad step from the weights."""
+        self._hear(trainer, pl_module)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # a sum is finite only if all of it is (short of an overflow, which is as good a reason to leave it out)
         sums = torch._foreach_norm([_local(gradient) for gradient in gradients])
         bad = ~torch.isfinite(torch.stack(sums).sum())
-        own_loss = bool(self._bad_loss) if self._bad_loss is not None else False
-        skip = own_loss or bool(bad)
-        if trainer.world_size > 1:
-            skip = trainer.strategy.reduce_boolean_decision(skip, all=False)
-        if not skip:
-            self.in_a_row = 0
-        else:
-            self.skipped += 1
-            self.in_a_row += 1
-            self._tell(trainer, own_loss)
-            if self.in_a_row >= self.patience:
-                self._stop(trainer, pl_module)
+        own_loss = torch.zeros_like(bad) if self._bad_loss is None else self._bad_loss
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() >= 1:
+            bad = own_loss
+        left_out = any_rank((own_loss | bad).float())
+        flags = Later(torch.stack([left_out, own_loss.float()]))
+        self._step = _Step(trainer.global_step, self._batches, flags)
+        self._bad_loss, self._batches = None, []
+        if scaler is not None:  # it has looked at the gradients already; a bad loss with good ones is news to it
+            for found in scaler._found_inf_per_device(optimizer).values():
+                found.copy_(torch.maximum(found, left_out))
+        elif _skips_on_device(optimizer):
+            optimizer.found_inf = left_out
+        elif flags.read()[0]:
+            self._hear(trainer, pl_module)  # it may look at the gradients
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None  # every optimiser of torch passes over such a parameter
-            pl_module.log("train/skipped_steps", float(self.skipped))
-        self._bad_loss = None
-        self._batches.clear()
+        if self.in_a_row + 1 >= self.patience:  # the diagnosis needs this step's gradients
+            self._hear(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Lets the batch go."""
         self._batch = None
 
-    def _tell(self, trainer: Trainer, own_loss: bool) -> None:
-        samples = self._samples(trainer)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hears of the last step, while its batches still have their names."""
+        self._hear(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Hears of the last step, which a signal may have followed."""
+        self._hear(trainer, pl_module, log=False)
+
+    def _hear(self, trainer: Trainer, pl_module: LightningModule, log: bool = True) -> None:
+        """Counts and tells the step whose flags are on their way, if there is one."""
+        step, self._step = self._step, None
+        if step is None:
+            return
+        left_out, own_loss = step.flags.read()
+        if not left_out:
+            self.in_a_row = 0
+            return
+        self.skipped += 1
+        self.in_a_row += 1
+        self._tell(trainer, step, own_loss)
+        if log and self.in_a_row >= self.patience:
+            self._stop(trainer, pl_module, step)
+        if log:
+            pl_module.log("train/skipped_steps", float(self.skipped))
+
+    def _tell(self, trainer: Trainer, step: _Step, own_loss: bool) -> None:
+        samples = self._samples(trainer, step)
         folder = trainer.log_dir or trainer.default_root_dir
-        line = {"step": trainer.global_step, "loss": "non-finite" if own_loss else "finite", "samples": samples}
+        line = {"step": step.number, "loss": "non-finite" if own_loss else "finite", "samples": samples}
         Path(folder).mkdir(parents=True, exist_ok=True)
         with (Path(folder) / f"skipped_steps_rank{trainer.global_rank}.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -98,28 +147,36 @@ class SkipNonFinite(Callback):
             what = "loss" if own_loss else "gradient (or another rank's loss)"
             shown = ", ".join(samples[:_NAMED]) + (f" and {len(samples) - _NAMED} more" * (len(samples) > _NAMED))
             Console(stderr=True).print(
-                f"step {trainer.global_step} left out on every rank: non-finite {what} on rank {trainer.global_rank}, "
+                f"step {step.number} left out on every rank: non-finite {what} on rank {trainer.global_rank}, "
                 f"{self.in_a_row} in a row, {self.skipped} in all{'; samples: ' if shown else ''}{shown}",
                 soft_wrap=True,
                 highlight=False,
             )
 
-    def _samples(self, trainer: Trainer) -> list[str]:
+    def _samples(self, trainer: Trainer, step: _Step) -> list[str]:
         """Files of the step's batches on this rank; none where the loader cannot tell."""
         loader = trainer.train_dataloader
         names = getattr(loader, "names_of_batch", None)
-        return [name for batch in self._batches for name in names(batch)] if names else []
+        return [name for batch in step.batches for name in names(batch)] if names else []
 
-    def _stop(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = diagnose(pl_module, self._batch, self._batches[-1])
+    def _stop(self, trainer: Trainer, pl_module: LightningModule, step: _Step) -> None:
+        found = diagnose(pl_module, self._batch, step.batches[-1])
         best = next(
             (c.last_good for c in trainer.checkpoint_callbacks if getattr(c, "last_good", "")), "none was written"
         )
         raise NonFiniteError(
-            f"{self.in_a_row} steps in a row had a non-finite loss or gradient, up to step {trainer.global_step}: "
+            f"{self.in_a_row} steps in a row had a non-finite loss or gradient, up to step {step.number}: "
             f"{found}; last good checkpoint: {best}; resume from it with a lower --model.lr, or with "
             "--trainer.precision 32-true"
         )
+
+
+def _skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step reads ``found_inf``, as torch's fused optimisers do.
+
+    Not their first: SGD's would leave its new momentum without a value.
+    """
+    return getattr(optimizer, "_step_supports_amp_scaling", False) and bool(optimizer.state)
 
 
 def diagnose(task: LightningModule, batch: Any, batch_idx: int) -> str:

@@ -92,7 +92,8 @@ class Task(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The optimiser, with a linear warm-up and a cosine by step."""
         groups = self._parameter_groups()
-        optimizer = build_optimizer(self.optimizer, groups, betas=self.betas, momentum=self.momentum)
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        optimizer = build_optimizer(self.optimizer, groups, self.betas, self.momentum, scaled)
         self._group_options = [{k: g[k] for k in _GROUP_OPTIONS if k in g} for g in optimizer.param_groups]
         total, warmup = self._schedule_steps()
         factor = warmup_cosine(total, warmup, self.min_lr / self.lr)
@@ -106,6 +107,10 @@ class Task(LightningModule):
             factor = scheduler.scheduler.lr_lambdas[0](scheduler.scheduler.last_epoch)
             for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
                 group.update({**options, "initial_lr": options["lr"], "lr": options["lr"] * factor})
+                for parameter in group["params"]:  # a fused optimiser counts its steps on the device, others do not
+                    state = optimizer.state.get(parameter, {})
+                    if "step" in state:
+                        state["step"] = state["step"].to(parameter.device if group.get("fused") else "cpu")
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout and stochastic depth from (seed, epoch, batch, rank), so that a resumed step draws the same."""

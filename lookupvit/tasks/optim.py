@@ -134,7 +134,11 @@ OPTIMIZERS = ("adamw", "sgd")
 
 
 def build_optimizer(
-    name: str, groups: list[dict], betas: tuple[float, float] = (0.9, 0.999), momentum: float = 0.9
+    name: str,
+    groups: list[dict],
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.9,
+    scaled: bool = False,
 ) -> torch.optim.Optimizer:
     """The optimiser over parameter groups, fused where every parameter lies on a CPU or a CUDA device.
 
@@ -143,9 +147,11 @@ def build_optimizer(
         groups: From :func:`parameter_groups`.
         betas: AdamW's betas.
         momentum: SGD's momentum.
+        scaled: Whether a gradient scaler (``16-mixed``) stands beside it. Then it is not fused: a fused one undoes the
+            scale itself, which comes too late for clipping.
     """
     devices = {p.device.type for group in groups for p in group["params"]}
-    fused = True if devices <= {"cpu", "cuda"} else None
+    fused = True if devices <= {"cpu", "cuda"} and not scaled else None
     if name == "adamw":
         return torch.optim.AdamW(groups, betas=betas, fused=fused)
     if any(isinstance(p, DTensor) for group in groups for p in group["params"]):
