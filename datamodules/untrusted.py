@@ -20,8 +20,8 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
 # Of FFmpeg: containers that hold the video themselves, by their demuxers' names; no playlists (hls, dash, concat, ...).
 LOCAL_VIDEO = {
     "protocol_whitelist": "file",
-    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,asf,mpegvideo,h264,hevc,ogg,"
-    "m4v,gif,apng,nut,mxf,wtv,rm",
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,asf,mpegvideo,h264,hevc,"
+    "ogg,m4v,gif,apng,nut,mxf,wtv,rm",
 }
 _SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+=,.][A-Za-z0-9_@%+=,.-]*")  # of any shell, and of any address
 
