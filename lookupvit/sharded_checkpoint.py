@@ -60,5 +60,6 @@ def check_sharded(folder: Path) -> None:
     except Exception as error:  # pickle raises whatever the bytes lead it to
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"checkpoint {folder} cannot be read: it is damaged, or holds more than plain data and tensors ({reason[:200]})"
+            f"checkpoint {folder} cannot be read: it is damaged, or holds more than plain data and tensors "
+            f"({reason[:200]})"
         ) from error

@@ -1,8 +1,8 @@
 """What a file may say: the one home of the rules for checkpoints and exported folders (data: `datamodules.untrusted`).
 
 A checkpoint says which model of this project it holds, with which plain arguments, and which data of this project it
-was trained on. It chooses no class outside the project, no command, no address, no folder to write to, and nothing out of
-the environment. What it may not choose, the user can: on the command line, or in a YAML file.
+was trained on. It chooses no class outside the project, no command, no address, no folder to write to, and nothing out
+of the environment. What it may not choose, the user can: on the command line, or in a YAML file.
 
 To tell the two apart, a text that a checkpoint says goes through the parser with a mark in front of it: what comes out
 with its mark is the checkpoint's, what comes out without is the user's.

@@ -37,7 +37,7 @@ def check_claims(hparams: Any, state: Any, source: str) -> None:
         raise ValueError(f"{source} does not describe a model: {type(error).__name__}: {error}") from error
     if described > 2 * held + _SLACK:
         raise ValueError(
-            f"{source} describes a model of {described:,} parameters and holds {held:,}: this project does not write such"
+            f"{source} describes a model of {described:,} parameters and holds {held:,}: none of this project's"
         )
 
 
