@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.image_datamodule import ImageFolderDataModule
 from datamodules.transforms import CIFAR10_MEAN, CIFAR10_STD
+from datamodules.untrusted import check_may_write
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -63,6 +64,7 @@ class CIFAR10DataModule(ImageFolderDataModule):
     def prepare_data(self) -> None:
         """Unpack ``archive`` into ``root`` once."""
         if self.archive is not None and not (self.root / self.train_split).is_dir():
+            check_may_write(self, "root")
             unpack(self.archive, self.root)
 
 

@@ -15,6 +15,7 @@ from datamodules.cifar10 import CIFAR10DataModule
 from datamodules.corruptions import CORRUPTIONS, corrupt
 from datamodules.image_folder import ImageFolder
 from datamodules.test_sets import TestSet, TestSets
+from datamodules.untrusted import check_may_write
 
 SEVERITIES = (1, 2, 3, 4, 5)
 _BATCH = 500  # images corrupted at a time
@@ -64,6 +65,7 @@ class CIFAR10CDataModule(CIFAR10DataModule):
         missing = [name for name in self.corruptions if not (self.corrupted / f"{name}.npy").is_file()]
         if not missing:
             return
+        check_may_write(self, "corrupted")
         images, labels = self._pixels()
         self.corrupted.mkdir(parents=True, exist_ok=True)
         _save(self.corrupted / "labels.npy", np.tile(labels.numpy().astype(np.uint8), len(SEVERITIES)))

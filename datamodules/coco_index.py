@@ -7,12 +7,12 @@ A layout is told by its files below the root:
   ``dataset_flickr30k.json`` beside one folder of images. Its training images are those of ``train`` and ``restval``.
 """
 
-import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datamodules.image_folder import what_is_there
+from datamodules.untrusted import inside, parse_json
 
 LAYOUTS = ("auto", "karpathy", "2017", "2014")
 _KARPATHY = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
@@ -130,7 +130,7 @@ def _parse(file: Path, root: Path, split: str) -> list[Captioned]:
         if isinstance(data, dict) and "annotations" in data:
             return _coco(data, file, root)
         if isinstance(data, dict):
-            return _karpathy(data, root, split)
+            return _karpathy(data, file, root, split)
         raise TypeError(f"a mapping (found a {type(data).__name__})")
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
@@ -146,7 +146,7 @@ def _load(file: Path) -> Any:
             "data.val_split=train, or hold training images out with data.val_fraction=0.1"
         )
     try:
-        return json.loads(file.read_bytes())
+        return parse_json(file.read_bytes(), "it")
     except ValueError as error:  # also bytes that are no UTF-8
         raise ValueError(f"{str(file)!r} is not valid JSON: {error}; download the file again") from error
 
@@ -168,12 +168,12 @@ def _coco(data: dict[str, Any], file: Path, root: Path) -> list[Captioned]:
         if text := " ".join(item["caption"].split()):
             captions[item["image_id"]].append(text)
     return [
-        Captioned(str(folder / image["file_name"]), number, captions[number])
+        Captioned(str(folder / inside(image["file_name"], repr(str(file)))), number, captions[number])
         for number, image in zip(numbers, data["images"], strict=True)
     ]
 
 
-def _karpathy(data: dict[str, Any], root: Path, split: str) -> list[Captioned]:
+def _karpathy(data: dict[str, Any], file: Path, root: Path, split: str) -> list[Captioned]:
     wanted = ("train", "restval") if split == "train" else (split,)
     images = [image for image in data["images"] if image["split"] in wanted]
     folder = root
@@ -182,7 +182,7 @@ def _karpathy(data: dict[str, Any], root: Path, split: str) -> list[Captioned]:
         folder = root / (names or _FLICKR_FOLDERS)[0]
     return [
         Captioned(
-            str(folder / image.get("filepath", "") / image["filename"]),
+            str(folder / inside(str(Path(image.get("filepath", "")) / image["filename"]), repr(str(file)))),
             image.get("cocoid", image["imgid"]),
             [text for sentence in image["sentences"] if (text := " ".join(sentence["raw"].split()))],
         )

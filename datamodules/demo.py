@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 from rich.progress import track
 
 from datamodules.image_datamodule import ImageFolderDataModule
+from datamodules.untrusted import check_may_write
 
 CLASSES = ["arrow", "circle", "crescent", "cross", "heart", "hourglass", "ring", "square", "star", "triangle"]
 _MARKER = "demo.json"
@@ -255,4 +256,6 @@ class DemoDataModule(ImageFolderDataModule):
 
     def prepare_data(self) -> None:
         """Render the images, unless they are there."""
+        if not (self.root / _MARKER).is_file():
+            check_may_write(self, "root")
         render_demo(self.root, **self._render)

@@ -11,6 +11,7 @@ from torchvision.io import decode_image, read_file
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.retry import with_retries
+from datamodules.untrusted import FORMATS, check_pixels
 
 # torchvision applies the EXIF orientation of JPEG and PNG only; every other format goes to PIL, which applies all.
 _FAST_EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -105,7 +106,10 @@ def _decode_fast(data: Tensor) -> Tensor | None:
     start = data[: len(_PNG)].numpy().tobytes()
     if start == _PNG:
         _check_png(memoryview(data.numpy()))
-    elif not start.startswith(_JPEG):  # another format, whatever its name says
+    elif start.startswith(_JPEG):
+        if not _jpeg_is_bounded(memoryview(data.numpy())):
+            return None
+    else:  # another format, whatever its name says
         return None
     try:
         return decode_image(data, mode="RGB", apply_exif_orientation=True)
@@ -116,6 +120,7 @@ def _decode_fast(data: Tensor) -> Tensor | None:
 def _check_png(data: memoryview) -> None:
     """Raises a ValueError for a PNG whose checksums are wrong: torchvision's decoder may end the process over one."""
     at = len(_PNG)
+    check_pixels(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))  # of IHDR, which comes first
     while at + 12 <= len(data):  # a chunk: length, name, content, checksum
         end = at + 8 + int.from_bytes(data[at : at + 4])
         name = bytes(data[at + 4 : at + 8])
@@ -129,9 +134,28 @@ def _check_png(data: memoryview) -> None:
     raise ValueError("the PNG is cut short")
 
 
+def _jpeg_is_bounded(data: memoryview) -> bool:
+    """Whether the size could be read, and is none too large: torchvision's decoder takes the memory first.
+
+    Raises:
+        ValueError: If it is too large.
+    """
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:  # a segment: 0xFF, kind, length, content
+        kind = data[at + 1]
+        if 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):  # a frame header: bits, height, width
+            check_pixels(int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7]))
+            return True
+        # 0xFF may be repeated, and some kinds have no length
+        bare = kind in (0x01, 0xFF) or 0xD0 <= kind <= 0xD9
+        at += (1 if kind == 0xFF else 2) if bare else 2 + int.from_bytes(data[at + 2 : at + 4])
+    return False
+
+
 def _decode_with_pil(path: str | io.BytesIO) -> Tensor:
     """The formats torchvision does not know; ``(3, H, W)`` uint8."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=FORMATS) as image:
+        check_pixels(*image.size)
         if image.mode.startswith(("I", "F")) and image.format != "PNG":
             # convert("RGB") would clip these to white without a word
             raise ValueError(f"{image.format} with {image.mode!r} pixels (more than 8 bits) is not supported")

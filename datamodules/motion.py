@@ -17,6 +17,7 @@ from rich.progress import track
 from datamodules.kinetics import KineticsDataModule
 from datamodules.motion_clips import CLASSES, draw_clip
 from datamodules.ssv2 import SSv2DataModule
+from datamodules.untrusted import check_may_write
 from datamodules.video_datamodule import VideoDataModule
 from datamodules.video_listing import VideoList
 
@@ -239,4 +240,6 @@ class MotionDataModule(VideoDataModule):
 
     def prepare_data(self) -> None:
         """Render the clips, unless they are there."""
+        if not (self.root / _MARKER).is_file():
+            check_may_write(self, "root")
         render_motion(self.root, **self._render)

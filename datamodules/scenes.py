@@ -12,6 +12,7 @@ from rich.progress import track
 
 from datamodules.coco import COCOCaptionsDataModule
 from datamodules.scene_language import check_caption, describe, draw_scene
+from datamodules.untrusted import check_may_write
 
 _MARKER = "scenes.json"
 _VERSION = 3  # of drawing and language; raise it when either changes
@@ -184,6 +185,8 @@ class ScenesDataModule(COCOCaptionsDataModule):
         """Render the scenes, unless they are there, or only other images are asked for."""
         if self.trainer is not None and self.trainer.state.fn == "predict":
             return
+        if not (self.root / _MARKER).is_file():
+            check_may_write(self, "root")
         render_scenes(self.root, **self._render)
 
     def check(self, image_id: int, caption: str) -> str:

@@ -1,6 +1,7 @@
 """WebDataset shards, read as a stream in the order of a `Plan`: a resumed epoch opens only the shards that it needs."""
 
-import json
+import re
+import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from typing import Any, BinaryIO
 import torch
 from torch.utils.data import Dataset, get_worker_info
 from webdataset import gopen
-from webdataset.tariterators import group_by_keys, tar_file_iterator
+from webdataset.tariterators import group_by_keys
 
 from datamodules.image_decode import CorruptImageError, decode_bytes
 from datamodules.resumable import Key, derived_seed
 from datamodules.retry import TRANSIENT, with_retries
 from datamodules.shard_plan import Plan
+from datamodules.untrusted import MAX_JSON, MAX_MEMBER, MAX_SHARD, inside, is_address, parse_json
 from datamodules.workers import Watched
 
 INFO = "_info.json"
@@ -50,7 +52,9 @@ def shard_url(root: str, name: str) -> str:
 
 def open_url(url: str) -> BinaryIO:
     """A stream of bytes: of a path, of ``http(s)://`` (by curl) and ``pipe:COMMAND``, else of what fsspec knows."""
-    if url.startswith(("pipe:", "http://", "https://")) or "://" not in url:
+    if not is_address(url):
+        return open(url, "rb")
+    if url.startswith(("pipe:", "http://", "https://")):
         return gopen(url)
     import fsspec
 
@@ -65,11 +69,11 @@ def read_info(root: str) -> dict[str, Any]:
         ValueError: it is not what it must be.
     """
     url = shard_url(root, INFO)
-    if "://" not in root and not root.startswith("pipe:") and not Path(root).is_dir():
+    if not is_address(root) and not Path(root).is_dir():
         raise FileNotFoundError(f"no folder {root!r} of shards: set data.root, or write one with lookupvit make-shards")
     try:
         with closing(open_url(url)) as file:
-            info = json.loads(file.read())
+            info = parse_json(file.read(MAX_JSON + 1), "it")
     except (OSError, ImportError) as error:
         raise FileNotFoundError(
             f"cannot read {url!r} ({_reason(error)}): it says how many samples each shard has; "
@@ -96,6 +100,11 @@ def read_split(root: str, info: dict[str, Any], split: str) -> Shards:
         names, lengths = [str(name) for name in entry["filenames"]], [int(length) for length in entry["shard_lengths"]]
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}, split {split!r}: filenames and shard_lengths are needed ({error!r})") from None
+    names = [inside(name, f"{where}, split {split!r},", is_address(root)) for name in names]
+    if lengths and max(lengths) > MAX_SHARD:
+        raise ValueError(
+            f"{where}, split {split!r}: a shard of {max(lengths):,} samples; at most {MAX_SHARD:,} fit here"
+        )
     if len(names) != len(lengths) or not names or min(lengths) < 1:
         raise ValueError(
             f"{where}, split {split!r}: {len(names)} filenames and {len(lengths)} shard_lengths, each of at least 1, "
@@ -250,8 +259,22 @@ class StreamedImages(Watched, Dataset):
 
 
 def _contents(stream: BinaryIO, url: str) -> Iterator[dict[str, Any]]:
-    files = tar_file_iterator(stream)
-    return group_by_keys({**file, "__url__": url} for file in files)
+    return group_by_keys({**file, "__url__": url} for file in _files(stream, url))
+
+
+def _files(stream: BinaryIO, url: str) -> Iterator[dict[str, Any]]:
+    """As webdataset's `tar_file_iterator`, and nothing is read that would unpack to more than an image file is."""
+    with tarfile.open(fileobj=stream, mode="r|*") as tar:
+        for member in tar:
+            if not member.isreg() or re.match(r"__[^/]*__($|/)", member.name):
+                continue
+            if member.size > MAX_MEMBER or member.issparse():
+                raise CorruptShardError(
+                    f"the shard {url!r} has a file of {member.size:,} bytes, {member.name!r}: images are of "
+                    f"{MAX_MEMBER:,} at most"
+                )
+            yield {"fname": member.name, "data": tar.extractfile(member).read()}
+            tar.members = []  # else each member of the stream is remembered
 
 
 def _unreadable(url: str, error: Exception) -> CorruptShardError:

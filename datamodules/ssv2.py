@@ -1,6 +1,5 @@
 """Something-Something v2: json annotations beside a folder of webm files."""
 
-import json
 import re
 import warnings
 from functools import cached_property
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.image_folder import what_is_there
+from datamodules.untrusted import parse_json
 from datamodules.video_datamodule import VideoDataModule
 from datamodules.video_listing import VideoList, by_stem, first_there
 
@@ -73,8 +73,8 @@ class SSv2DataModule(VideoDataModule):
                 f"{what_is_there(self._annotations)}; name their folder with data.annotations"
             )
         try:
-            return json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+            return parse_json(file.read_bytes(), "it")
+        except ValueError as error:
             raise ValueError(f"{str(file)!r} is not JSON: {error}") from None
 
     @cached_property

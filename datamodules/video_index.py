@@ -9,6 +9,8 @@ import av
 import numpy as np
 from av.stream import Discard
 
+from datamodules.untrusted import MAX_FRAME_PIXELS, check_pixels
+
 _MISSING_SHARE = 0.1  # of the length that the file declares; more than that is missing only in truncated files
 # Of these containers every timestamp is a guess where frames are reordered: they store none.
 _WITHOUT_TIMESTAMPS = ("avi",)
@@ -85,6 +87,10 @@ def read_index(path: str, container: av.container.InputContainer, stream: av.vid
     if not packets:
         raise CorruptVideoError.about(path, "it holds no frame")
     context = stream.codec_context
+    try:
+        check_pixels(context.width, context.height, MAX_FRAME_PIXELS)
+    except ValueError as error:
+        raise CorruptVideoError.about(path, str(error)) from None
     named = all(pts is not None for pts, *_ in packets)
     times = [pts if named else (dts if dts is not None else place) for place, (pts, dts, *_) in enumerate(packets)]
     timed = named and len(set(times)) == len(times)

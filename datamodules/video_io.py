@@ -19,6 +19,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from datamodules.untrusted import LOCAL_VIDEO
 from datamodules.video_index import CorruptVideoError, VideoIndex, read_index
 
 DECODERS = ("auto", "pyav", "torchcodec")
@@ -47,7 +48,8 @@ class VideoReader:
             if os.path.getsize(self.path) == 0:
                 raise CorruptVideoError.about(self.path, "the file is empty")
             # Names and titles inside the file may be in any encoding; nothing here reads them.
-            self._container = av.open(self.path, metadata_errors="ignore")
+            # A playlist under the name of a video must not have FFmpeg open other files or addresses: see untrusted.py.
+            self._container = av.open(f"file:{self.path}", metadata_errors="ignore", options=dict(LOCAL_VIDEO))
             if not self._container.streams.video:
                 raise CorruptVideoError.about(self.path, "it holds no video stream")
             self._stream = self._container.streams.video[0]

@@ -13,6 +13,7 @@ from datamodules.resumable import ResumableLoader, SeededCollate, run_seed
 from datamodules.shard_plan import Plan, StreamSampler
 from datamodules.shards import INFO, Shards, StreamedImages, read_info, read_split, shard_url
 from datamodules.transforms import Collate
+from datamodules.untrusted import is_address
 from datamodules.workers import default_workers, leave_signals
 
 _OF_FOLDERS = ("cache", "val_fraction")
@@ -61,7 +62,7 @@ class WebDatasetDataModule(ImageFolderDataModule):
         if shuffle_buffer < 1:
             raise ValueError(f"data.shuffle_buffer must be at least 1, got {shuffle_buffer}")
         self.url, self.shuffle_buffer = (
-            str(self.root) if "://" not in root and "pipe:" not in root else root,
+            root if is_address(root) else str(self.root),
             shuffle_buffer,
         )
         self._info: dict[str, Any] | None = None

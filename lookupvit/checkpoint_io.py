@@ -24,6 +24,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     before is kept as ``last.previous.ckpt``, should the file system damage the newest. URLs go Lightning's own way.
     """
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Reads a checkpoint; what it says of files that may be removed holds in the run's own folder alone."""
+        checkpoint = super().load_checkpoint(path, *args, **options)
+        if isinstance(checkpoint, dict):
+            _own_paths(checkpoint)
+        return checkpoint
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint.
 
@@ -50,6 +57,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise CheckpointWriteError(_explain(path, error)) from error
 
 
+def _own_paths(checkpoint: dict[str, Any]) -> None:
+    """Takes out the paths that a `ModelCheckpoint` must not remove files by: it deletes what it finds in its state.
+
+    A path counts as the run's own if it lies right in the folder that the state names; another folder than the run's
+    is what Lightning itself leaves alone.
+    """
+    states = checkpoint.get("callbacks")
+    for state in states.values() if isinstance(states, dict) else ():
+        if not isinstance(state, dict) or "best_model_path" not in state:
+            continue
+        folder = state.setdefault("dirpath", "")  # without one Lightning takes the paths for the run's own
+
+        def own(path: Any, folder: Any = folder) -> bool:
+            return isinstance(path, str) and os.path.dirname(path) == str(folder) and os.path.basename(path) != ".."
+
+        for name in ("kth_best_model_path", "last_model_path"):
+            if name in state and not own(state[name]):
+                state[name] = ""
+        if isinstance(state.get("best_k_models"), dict):
+            state["best_k_models"] = {path: score for path, score in state["best_k_models"].items() if own(path)}
+        if not own(state["best_model_path"]) and ".." in Path(str(state["best_model_path"])).parts:
+            state["best_model_path"] = ""
+
+
 def damage(path: str | Path, zipped: bool = False) -> str | None:
     """What is wrong with a checkpoint file, in a few words; None if every part of it has its checksum.
 
@@ -67,6 +98,11 @@ def damage(path: str | Path, zipped: bool = False) -> str | None:
         if head != b"PK":
             return "its first bytes are not a checkpoint's" if zipped else None
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                return "it is packed, which torch's own files are not"
+            if sum(part.file_size for part in parts) > path.stat().st_size:
+                return "its parts are larger than it is"
             broken = archive.testzip()
     except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
         return f"it is cut short or damaged ({' '.join(str(error).split()).rstrip('.').lower()})"

@@ -1,7 +1,7 @@
 """Checkpoints on the command line: which file, which hyper-parameters, and what differs from them now."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+import datamodules
+from lookupvit import tasks, trust
 from lookupvit.checkpoint_io import damage
+from lookupvit.model.claims import check_claims
+from lookupvit.sharded_checkpoint import check_sharded
 
 # Keys of a checkpoint's hyper-parameters that are Lightning's own.
 _INTERNAL = ("_class_path", "_instantiator")
 DATA_KEY = "data_config"
+# What a checkpoint may choose from.
+CLASSES = {
+    key: {name: getattr(home, name) for name in home.__all__} for key, home in (("model", tasks), ("data", datamodules))
+}
 
 
 class KeepData(Callback):
@@ -96,6 +105,8 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
     file = path / "meta.pt" if path.is_dir() else path
+    if path.is_dir():
+        check_sharded(path)
     if wrong := damage(path):
         raise ValueError(f"checkpoint {path} cannot be read: {wrong}; give another, or last for the newest whole one")
     try:
@@ -111,22 +122,31 @@ def load(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...]) -> dict[str, Any]:
+def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequence[str] = ()) -> dict[str, Any]:
     """The checkpoint's hyper-parameters as a configuration of ``model`` and, where it has them, ``data``.
 
     Args:
         checkpoint: From :func:`load`.
         linked: Model arguments that the data decide; they are left out.
+        argv: The user's arguments: classes outside this project are taken if these name them too.
+
+    Raises:
+        ValueError: If it says what a file may not, see `lookupvit.trust`; one line.
     """
     config = {}
     model = checkpoint.get("hyper_parameters", {})
+    check_claims(model, checkpoint.get("state_dict"), "the checkpoint")
+    if not isinstance(model, Mapping):
+        raise ValueError(f"the checkpoint's hyper_parameters are a {type(model).__name__}: expected a mapping")
     class_path = model.get("_class_path", checkpoint.get("task"))
     if model and class_path:
         init = {key: value for key, value in model.items() if key not in (*_INTERNAL, *linked)}
         config["model"] = {"class_path": class_path, "init_args": plain(init)}
     if checkpoint.get(DATA_KEY):
-        config["data"] = dict(checkpoint[DATA_KEY])
-    return config
+        config["data"] = checkpoint[DATA_KEY]
+    for key, part in config.items():
+        trust.check_section(key, part, CLASSES[key], trust.named_classes(key, list(argv)))
+    return {key: {**part, "init_args": dict(part.get("init_args", {}))} for key, part in config.items()}
 
 
 def plain(value: Any) -> Any:
@@ -169,7 +189,7 @@ def print_differences(rows: list[tuple[str, Any, Any]], path: str | Path) -> Non
     for column in ("name", "checkpoint", "now"):
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*map(str, row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     console.print(table)
 
 

@@ -99,8 +99,11 @@ def _builder(args: argparse.Namespace) -> Callable[[], nn.Module]:
     if args.model is not None:
         return partial(create_model, args.model, **extra)
     from lookupvit import cli_checkpoint  # brings Lightning along, seconds that a model by name need not wait
+    from lookupvit.model.claims import check_claims
 
-    saved = cli_checkpoint.load(args.ckpt_path).get("hyper_parameters", {})
+    checkpoint = cli_checkpoint.load(args.ckpt_path)
+    saved = checkpoint.get("hyper_parameters", {})
+    check_claims(saved, checkpoint.get("state_dict"), f"checkpoint {args.ckpt_path}")
     if "name" not in saved:
         raise ValueError(f"checkpoint {args.ckpt_path} does not say which model it holds: give --model NAME instead")
     size = saved.get("compressed_size") or max(saved.get("compressed_sizes") or [()], key=prod)

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
 from lookupvit.checkpoint_io import CheckpointWriteError
+from lookupvit.trust import printable
 
 # What a user can cause and mend. Anything else is a bug and keeps its traceback.
 USER_ERRORS = (
@@ -44,7 +45,7 @@ def one_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     if re.match(r"Caught \w+ in DataLoader worker", text):
         text = re.sub(r"^[\w.]+: ", "", [line for line in text.splitlines() if line and not line.startswith(" ")][-1])
-    return " ".join(text.split())
+    return printable(" ".join(text.split()))
 
 
 def explain(message: str, parser: ArgumentParser | None = None, classes: dict[str, list[str]] | None = None) -> str:

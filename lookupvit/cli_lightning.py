@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 import datamodules
-from lookupvit import cli_checkpoint, tasks
+from lookupvit import cli_checkpoint, tasks, trust
 from lookupvit.callbacks import (
     BatchPictures,
     EpochLines,
@@ -90,6 +90,7 @@ class LookupViTCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parses; what a checkpoint's hyper-parameters say comes first, so that everything else wins over it."""
         self.saved: dict[str, Any] = {}
+        self.chosen_by_file: dict[str, set[str]] = {}
         args = [
             _SHORT.get(arg.partition("=")[0], arg.partition("=")[0]) + "".join(arg.partition("=")[1:]) for arg in args
         ]
@@ -105,12 +106,18 @@ class LookupViTCLI(LightningCLI):
             path = str(cli_checkpoint.find_checkpoint(path, self._experiment(self.config[command])))
         if path is not None and path != "hpc" and "://" not in path:
             checkpoint = cli_checkpoint.load(path)
-            self.saved = cli_checkpoint.as_config(checkpoint, (*LINKED, FRAMES))
+            self.saved = cli_checkpoint.as_config(checkpoint, (*LINKED, FRAMES), args)
             if command == "predict" and "data" in self.saved:  # there may be no training data to count classes in
                 classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
                 if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
                     self.saved["data"]["init_args"]["num_classes"] = classes
-            self.config = self._parse([command, "--config", json.dumps(self.saved), *rest])
+            self.config = self._parse([command, "--config", json.dumps(trust.marked(self.saved)), *rest])
+            self.chosen_by_file = {
+                key: trust.settle(
+                    self.config[command].get(key) or {}, key, cli_checkpoint.CLASSES[key], command == "fit"
+                )
+                for key in self.saved
+            }
             self.config[command]["ckpt_path"] = path
         elif path is None and command != "fit":
             raise ValueError(
@@ -122,7 +129,8 @@ class LookupViTCLI(LightningCLI):
         try:
             config = self.parser.parse_args(args)
         except argparse.ArgumentError as error:
-            raise ValueError(explain(str(error), self._subcommand_parsers[args[0]], _CLASSES)) from error
+            message = trust.unmarked(str(error))
+            raise ValueError(explain(message, self._subcommand_parsers[args[0]], _CLASSES)) from error
         for key in ("trainer", "checkpoint"):  # the parser lets a number through in place of one of them
             if not hasattr(config[args[0]].get(key), "get"):
                 raise ValueError(f"--{key} is a mapping of options, got {config[args[0]].get(key)!r}")
@@ -158,6 +166,7 @@ class LookupViTCLI(LightningCLI):
             while cause.__cause__ is not None:  # the parser wraps what an __init__ raises, bugs too
                 cause = cause.__cause__
             raise cause from None
+        self.datamodule.chosen_by_file = self.chosen_by_file.get("data", set())
         given = self.config[self.subcommand].model.get("init_args") or {}
         for name in LINKED:
             asked, linked = given.get(name), getattr(self.datamodule, name, None)

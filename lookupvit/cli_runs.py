@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from lookupvit.cli_checkpoint import find_checkpoint, plain
 from lookupvit.cli_lightning import run as run_command
+from lookupvit.trust import read_json
 
 # Settings that say where things are or how fast they go, not what comes out.
 _FREE = (
@@ -185,16 +187,23 @@ def _train(folder: Path, argv: list[str], settings: dict[str, Any], console: Con
 
 def _trained(name: str, folder: Path) -> Trained:
     done = _read(folder / "done.json")
-    path = folder / done["checkpoint"]
+    path = folder / str(done.get("checkpoint"))
+    if folder.resolve() not in path.resolve().parents:
+        raise ValueError(f"{folder / 'done.json'} names the checkpoint {path}, outside its folder: train it again")
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is marked as done but {path} is gone: remove {folder} to train it again")
-    return Trained(name, path, done["epochs"], done["steps"], done.get("seconds"))
+    seconds = done.get("seconds")
+    if any(type(done.get(key)) is not int for key in ("epochs", "steps")) or not isinstance(
+        seconds, (int, float, NoneType)
+    ):
+        raise ValueError(f"{folder / 'done.json'} says no epochs and steps: remove {folder} to train it again")
+    return Trained(name, path, done["epochs"], done["steps"], seconds)
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        content["settings"]
+        content = read_json(file)
+        dict(content["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{file} cannot be read ({error}): remove its folder to train it again") from error
     return content

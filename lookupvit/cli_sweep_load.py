@@ -13,11 +13,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.data import DataLoader, Subset
 
 import datamodules
-from lookupvit import cli_checkpoint, tasks
+from lookupvit import cli_checkpoint, tasks, trust
 from lookupvit.analysis.sweep import Size, Subject
 from lookupvit.cli_errors import explain
 from lookupvit.model.grid import check_compressed_size, grid_of
 
+CHOSEN = "chosen_by_file"  # options of a configuration of data that the checkpoint chose, not the user
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
 
 
@@ -133,16 +134,21 @@ def data_config(
     """
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
         raise ValueError(f"checkpoint {path} does not say which data it was trained on: add --data CLASS")
-    argv = ["--config", json.dumps({"data": data})] if data else []
+    argv = ["--config", json.dumps(trust.marked({"data": data}))] if data else []
     argv += overrides
     if img_size is not None:
         argv += ["--data.img_size", json.dumps(list(img_size))]
-    return cli_checkpoint.plain(_parse("data", LightningDataModule, argv)["data"])
+    found = _parse("data", LightningDataModule, argv)["data"]
+    chosen = trust.settle(found, "data", cli_checkpoint.CLASSES["data"], fitting=False)
+    return {**cli_checkpoint.plain(found), CHOSEN: sorted(chosen)}
 
 
 def data_module(config: dict[str, Any], prepare: bool = True) -> LightningDataModule:
     """The data of a configuration, downloaded or rendered where it does that and `prepare` is true."""
+    config = dict(config)
+    chosen = set(config.pop(CHOSEN, ()))
     data = _instantiate("data", LightningDataModule, ["--config", json.dumps({"data": config})])
+    data.chosen_by_file = chosen
     if prepare:
         data.prepare_data()
     return data
@@ -198,7 +204,7 @@ def _parse(key: str, base: type, argv: list[str]) -> Any:
     try:
         return parser.parse_args(argv)
     except argparse.ArgumentError as error:
-        raise ValueError(explain(str(error), parser, _CLASSES)) from error
+        raise ValueError(explain(trust.unmarked(str(error)), parser, _CLASSES)) from error
 
 
 def _instantiate(key: str, base: type, argv: list[str]) -> Any:

@@ -21,6 +21,7 @@ from lookupvit.analysis.cost import embedding_macs, model_macs
 from lookupvit.model.backbone import LookupViT
 from lookupvit.model.checks import check_choice
 from lookupvit.model.grid import parse_size, size_name
+from lookupvit.trust import read_json
 
 Size = tuple[int, ...]
 
@@ -261,7 +262,7 @@ class Cascade:
         if not path.is_file():
             raise FileNotFoundError(f"cascade {path} does not exist: give a file that Cascade.save or the sweep wrote")
         try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_dict(read_json(path))
         except ValueError as error:  # a JSONDecodeError and a UnicodeDecodeError are ValueErrors too
             raise ValueError(f"cascade {path} cannot be read: {error}") from error
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.file_download import hf_hub_download
+
+from lookupvit.trust import printable, read_json
 
 PREPROCESSOR = "preprocessor_config.json"
 _RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
@@ -102,6 +105,7 @@ class HubMixin(
         verbose: bool = False,
         **model_kwargs: Any,
     ) -> Self:
+        from lookupvit.model.claims import check_described
         from lookupvit.model.weights import load_weights
         from lookupvit.model.weights_file import SAFETENSORS
 
@@ -115,16 +119,19 @@ class HubMixin(
         kind = (config.get("architectures") or [cls.__name__])[0]
         if kind not in [known.__name__ for known in cls.__mro__]:
             raise ValueError(f"{model_id} holds a {kind}, not a {cls.__name__}: use {kind}.from_pretrained")
+        weights = find(SAFETENSORS)
+        check_described(cls, model_kwargs, weights.stat().st_size if weights.is_file() else 0, str(model_id))
         model = cls(**model_kwargs)
-        load_weights(model, find(SAFETENSORS), verbose=verbose)
+        load_weights(model, weights, verbose=verbose)
         try:
             processor = find(PREPROCESSOR)
         except EntryNotFoundError:
             processor = None
         if processor is not None and processor.is_file():
-            model.preprocessing = _read_json(processor)
-        if "id2label" in config and len(config["id2label"]) == model.num_classes:
-            model.class_names = [config["id2label"][str(i)] for i in range(model.num_classes)]
+            model.preprocessing = _processor(processor)
+        names = config.get("id2label")
+        if isinstance(names, dict) and names.keys() == {str(i) for i in range(model.num_classes)}:
+            model.class_names = [printable(names[str(i)]) for i in range(model.num_classes)]
         return model.eval()
 
     def generate_model_card(self, *args: Any, **kwargs: Any):
@@ -185,9 +192,26 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _processor(path: Path) -> dict[str, Any]:
+    """What a folder says of its images.
+
+    Raises:
+        ValueError: If its mean or deviation are not three numbers; one line.
+    """
+    known = _read_json(path)
+    for key in ("image_mean", "image_std"):
+        value = known.get(key)
+        if not isinstance(value, list) or [type(x) in (int, float) and isfinite(x) for x in value] != [True] * 3:
+            raise ValueError(f"{path} is damaged: its {key} is not three numbers")
+    return known
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
+        return content
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: give a folder that save_pretrained wrote") from None
     except ValueError as error:

@@ -1,6 +1,5 @@
 """Models out of files: the file says what to build."""
 
-import json
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import nn
 from lookupvit.model.weights import load_weights
 from lookupvit.model.weights_file import read_weights
 from lookupvit.model.zoo import create_model, model_arguments, model_classes
+from lookupvit.trust import read_json
 
 # Of a task's hyper-parameters, those that are its model's arguments.
 _GIVEN = ("num_classes", "img_size", "num_frames", "compressed_size")
@@ -50,11 +50,11 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
 
 def _from_folder(path: Path, ema: bool, verbose: bool, kwargs: dict[str, Any]) -> nn.Module:
     try:
-        kind = json.loads((path / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        kind = read_json(path / "config.json")["architectures"][0]
     except (OSError, ValueError, LookupError, TypeError):
         raise ValueError(f"{path} is no folder of save_pretrained: its config.json names no architecture") from None
     classes = model_classes()
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise ValueError(f"{path} holds a {kind}, which is none of {', '.join(classes)}")
     return classes[kind].from_pretrained(path, verbose=verbose, **kwargs)
 

@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lookupvit.model.claims import check_claims
 from lookupvit.model.zoo import create_model, list_models, model_arguments, name_of
+from lookupvit.trust import printable
 
 SAFETENSORS = "model.safetensors"  # in a folder that save_pretrained wrote
 # What wrappers put into a name, anywhere, and what stands in front of all names.
@@ -80,9 +82,12 @@ def read_weights(path: str | Path, ema: bool = True) -> Weights:
     weights.state = _without_prefixes(state, ema, "pytorch-lightning_version" in content, weights.dropped)
     if not weights.state:
         raise ValueError(f"weights {file} hold no tensors: give a state dict or a checkpoint")
-    weights.hyper_parameters, weights.class_names = content.get("hyper_parameters"), content.get("class_names")
+    weights.hyper_parameters, weights.class_names = content.get("hyper_parameters"), None
+    if isinstance(content.get("class_names"), list):
+        weights.class_names = [printable(name) for name in content["class_names"]]
     if "grid" in about and "num_heads" in about:
-        weights.grid, weights.num_heads = tuple(json.loads(about["grid"])), json.loads(about["num_heads"])
+        weights.grid, weights.num_heads = _stated(about, file)
+    check_claims(weights.hyper_parameters, weights.state, f"weights {file}")
     return with_facts(weights, weights.hyper_parameters)
 
 
@@ -143,6 +148,17 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(f"weights {file} are damaged: {' '.join(str(error).split())}") from error
+
+
+def _stated(about: dict[str, str], file: Path) -> tuple[tuple[int, ...], int]:
+    """Grid and heads out of the header of a safetensors file."""
+    try:
+        grid, heads = tuple(json.loads(about["grid"])), json.loads(about["num_heads"])
+    except (ValueError, TypeError, RecursionError):
+        grid, heads = (), 0
+    if len(grid) not in (2, 3) or any(type(side) is not int or not 0 < side < 2**16 for side in (*grid, heads)):
+        raise ValueError(f"weights {file} are damaged: their header has no grid of whole numbers and number of heads")
+    return grid, heads
 
 
 def _read_torch(file: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from torch import nn
 from lookupvit.callbacks.resume import ExactResume
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
 from lookupvit.tasks.sharding import shard_blocks, unsharded_class
+from lookupvit.trust import printable
 
 # Hyper-parameters of a parameter group that the present run decides, also after a resume.
 _GROUP_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "fused", "name")
@@ -156,7 +157,8 @@ class Task(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the class names from the checkpoint."""
-        self.class_names = checkpoint.get("class_names")
+        names = checkpoint.get("class_names")
+        self.class_names = [printable(name) for name in names] if isinstance(names, list) else None
 
     def _schedule_steps(self) -> tuple[int, int]:
         """Optimiser steps of the whole run and of the warm-up."""

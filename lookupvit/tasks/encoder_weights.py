@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lookupvit.model.backbone import LookupViT
+from lookupvit.model.claims import check_claims
 from lookupvit.model.grid import grid_of, resize_tokens, size_name
 from lookupvit.model.zoo import create_model
 from lookupvit.tasks.optim import clean_name
@@ -68,6 +69,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"encoder_ckpt {path} cannot be read: it is damaged, or not one of lookupvit fit") from error
     prefix = "model.encoder." if any(name.startswith("model.encoder.") for name in named) else "model."
     state = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
+    check_claims(checkpoint.get("hyper_parameters", {}), named, f"encoder_ckpt {path}")
     return state, dict(checkpoint.get("hyper_parameters", {}))
 
 

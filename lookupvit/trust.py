@@ -1,0 +1,225 @@
+"""What a file may say: the one home of the rules for checkpoints and exported folders (data: `datamodules.untrusted`).
+
+A checkpoint says which model of this project it holds, with which plain arguments, and which data of this project it
+was trained on. It chooses no class outside the project, no command, no address, no folder to write to, and nothing out
+of the environment. What it may not choose, the user can: on the command line, or in a YAML file.
+
+To tell the two apart, a text that a checkpoint says goes through the parser with a mark in front of it: what comes out
+with its mark is the checkpoint's, what comes out without is the user's.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MARK = "\ue000"  # of Unicode's private use: no path and no name has it
+MAX_JSON = 2**26  # bytes of a configuration or a cascade
+_MAX_VALUES = 100_000
+_MAX_DEPTH = 16
+# Whole numbers of a stored configuration that ask for processes or memory at once, and what they may be at most.
+_LIMITS = {"num_workers": 512, "prefetch_factor": 4096, "img_size": 8192, "decoder_threads": 256, "num_frames": 2**14}
+_LIMITS |= {"depth": 1000, "temporal_depth": 1000, "embed_dim": 2**15, "width": 2**15, "patch_size": 2**12}
+_LIMITS |= {"mlp_ratio": 64, "lookup_mlp_ratio": 64, "vocab_size": 2**22, "num_classes": 2**22, "context_length": 2**20}
+_LIMITS |= {"in_chans": 2**12, "shuffle_buffer": 2**24}
+# Options of a model that `fit` would fetch, if they are the name of one of timm's models and no file.
+_FETCHED = ("teacher", "init_from", "encoder_ckpt")
+_WRITTEN = ("feature_cache",)
+
+
+def read_json(path: Path) -> Any:
+    """JSON of a small file.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is none, or too large; one line.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def printable(text: Any) -> str:
+    """A text out of a file, as it may be printed: control characters, which a terminal would obey, are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def is_address(value: str) -> bool:
+    """Whether a text is an address or a command, in place of a path."""
+    return "://" in value or value.lstrip().startswith("pipe:")
+
+
+def check_plain(value: Any, what: str) -> None:
+    """Raises a one-line ValueError unless a value is plain data of a sensible size, without classes, interpolation."""
+    left = [(value, 0, what)]
+    for _ in range(_MAX_VALUES):
+        if not left:
+            return
+        item, depth, name = left.pop()
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"{what} is nested too deeply")
+        if hasattr(item, "as_dict"):  # a namespace of jsonargparse's
+            item = vars(item)
+        if isinstance(item, Mapping):
+            for key, inner in item.items():
+                if not isinstance(key, (str, int)):
+                    raise ValueError(f"{name} has a key of kind {type(key).__name__}: expected text")
+                if key in ("class_path", "init_args") and depth > 0:
+                    raise ValueError(f"{name} names a class: a file chooses none, give it on the command line")
+                left.append((inner, depth + 1, f"{what}.{key}" if depth == 0 else name))
+                _check_number(str(key), inner, name)
+        elif isinstance(item, (list, tuple, set)):
+            left += [(inner, depth + 1, name) for inner in item]
+        elif isinstance(item, str):
+            if "${" in item or MARK in item:
+                raise ValueError(f"{name} is {_short(item)}: a file reads nothing out of the environment")
+            if not item.isprintable():
+                raise ValueError(f"{name} is {_short(item)}: a text of control characters")
+        elif item is not None and not isinstance(item, (bool, int, float)):
+            raise ValueError(f"{name} is a {type(item).__name__}: expected plain data")
+    raise ValueError(f"{what} has more than {_MAX_VALUES:,} values")
+
+
+def _check_number(key: str, value: Any, name: str) -> None:
+    limit = _LIMITS.get(key)
+    for number in value if isinstance(value, (list, tuple)) else [value]:
+        if limit is not None and isinstance(number, (int, float)) and number > limit:
+            raise ValueError(f"{name} has {key} {number:,}: a file may ask for {limit:,} at most")
+
+
+def check_section(key: str, part: Any, known: Mapping[str, type], named: Iterable[str] = ()) -> None:
+    """Raises a one-line ValueError unless a stored ``model`` or ``data`` is one that a file may choose.
+
+    Args:
+        key: ``model`` or ``data``.
+        part: ``{"class_path": ..., "init_args": {...}}``.
+        known: Classes of this project, by their short names.
+        named: Classes that the user names himself.
+    """
+    what = f"the checkpoint's {key}"
+    if not isinstance(part, Mapping) or not isinstance(part.get("class_path"), str):
+        raise ValueError(f"{what} is no class_path with init_args")
+    if not isinstance(part.get("init_args", {}), Mapping):
+        raise ValueError(f"{what} has init_args that are no mapping")
+    path = part["class_path"]
+    if class_of(path, known) is None and path not in named:
+        raise ValueError(
+            f"{what} is of the class {_short(path)}, which is not of this project: a file chooses no code; "
+            f"if you trust it, name the class yourself with --{key} CLASS"
+        )
+    check_plain(part.get("init_args", {}), what)
+
+
+def class_of(path: str, known: Mapping[str, type]) -> type | None:
+    """The class that a class path means, if it is one of ``known``; nothing is imported.
+
+    The module may be another one of the same package: a checkpoint may be older than the file that the class is in.
+    """
+    package, _, _ = path.partition(".")
+    found = known.get(path.rpartition(".")[2])
+    return found if found and (path.isidentifier() or package == found.__module__.partition(".")[0]) else None
+
+
+def named_classes(key: str, args: list[str]) -> set[str]:
+    """Classes that command-line arguments name for ``model`` or ``data``, in options or in files of ``--config``."""
+    found = set()
+    for arg, after in zip(args, [*args[1:], ""], strict=False):
+        name, equals, value = arg.partition("=")
+        value = value if equals else after
+        if name in (f"--{key}", f"--{key}.class_path"):
+            found.add(value)
+        elif name in ("--config", "-c"):
+            found.add(_named_in(key, value))
+    return {name for name in found if name}
+
+
+def _named_in(key: str, config: str) -> str | None:
+    import yaml
+
+    try:
+        content = yaml.safe_load(
+            config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
+        )
+        part = content[key]
+        return part if isinstance(part, str) else part["class_path"]
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):  # the parser says what is wrong
+        return None
+
+
+def marked(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration whose texts have the mark, so that they can be told from the user's after parsing."""
+    return {
+        key: {**part, "init_args": {name: _mark(value) for name, value in part.get("init_args", {}).items()}}
+        for key, part in config.items()
+    }
+
+
+def _mark(value: Any) -> Any:
+    return f"{MARK}{value}" if isinstance(value, str) else value
+
+
+def unmarked(text: str) -> str:
+    """A text without marks, as an error of the parser may repeat them."""
+    return text.replace(MARK, "")
+
+
+def settle(part: Any, key: str, known: Mapping[str, type], fitting: bool) -> set[str]:
+    """Takes the marks off the init arguments of a parsed ``model`` or ``data``, and judges what had one.
+
+    Args:
+        part: The parsed section, changed in place.
+        key: ``model`` or ``data``.
+        known: Classes of this project, by their short names.
+        fitting: Whether the command trains.
+
+    Returns:
+        Options that the checkpoint chose, other than by the class's own default.
+
+    Raises:
+        ValueError: If it chose what it may not; one line.
+    """
+    given = (part.get("init_args") if hasattr(part, "get") else None) or {}
+    chosen = set()
+    for name in list(given.keys() if hasattr(given, "keys") else vars(given)):
+        value = given[name]
+        if not isinstance(value, str) or not value.startswith(MARK):
+            continue
+        value = given[name] = value.removeprefix(MARK)
+        option = f"--{key}.{name}"
+        if is_address(value):
+            raise ValueError(
+                f"the checkpoint says {option} {_short(value)}: a file chooses no command and no address; if you trust "
+                f"it, give {option} yourself, or a local folder"
+            )
+        if fitting and name in _WRITTEN:
+            raise ValueError(
+                f"the checkpoint says {option} {_short(value)}: nothing is written where a file says; give {option} "
+                "yourself, or null"
+            )
+        if fitting and name in _FETCHED and not Path(value).expanduser().exists():
+            raise ValueError(
+                f"the checkpoint says {option} {_short(value)}, which is no file here: a file has nothing fetched; "
+                f"give {option} yourself, or null"
+            )
+        if _default(class_of(part["class_path"], known), name) != value:
+            chosen.add(name)
+    return chosen
+
+
+def _default(kind: type | None, name: str) -> Any:
+    import inspect
+
+    for cls in kind.__mro__ if kind else ():
+        if "__init__" in vars(cls) and name in (options := inspect.signature(cls.__init__).parameters):
+            return options[name].default
+    return None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 120 else f"{text[:110]}... ({len(text)} characters)"
