@@ -181,8 +181,8 @@ class Pipeline:
     def __init__(self, sample: v2.Compose | None, resize: v2.Compose | None, options: dict[str, Any]) -> None:
         self.sample, self.resize = sample, resize
         self.mean, self.std = list(options["mean"]), list(options["std"])
-        erase = options["random_erasing"] if sample is not None else 0.0  # of training alone
         # after the normalisation: the hole is filled with unit noise, pixel by pixel, as DeiT does
+        erase = options["random_erasing"]
         self.erase = v2.RandomErasing(erase, value="random") if erase else None
 
     def stack(self, images: list[Tensor]) -> Tensor:
@@ -237,7 +237,7 @@ def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeli
     """
     height, width = (round(side / options["crop_pct"]) for side in img_size)
     resize = _resize((height, width), v2.InterpolationMode(options["interpolation"]))
-    return Pipeline(None, v2.Compose([resize, v2.CenterCrop(img_size)]), options)
+    return Pipeline(None, v2.Compose([resize, v2.CenterCrop(img_size)]), options | {"random_erasing": 0.0})
 
 
 class Collate:
