@@ -46,13 +46,13 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         tokenizer_type: ``unigram`` or ``bpe``, of a tokenizer that is trained.
         context_length: tokens of a caption at most, begin and end among them; longer ones are cut, and a line says so.
         augment: ``false`` = training images are made as in evaluation: their features can then be cached.
-        recipe: ``light``, ``deit`` or ``augreg``; the single options below override it.
+        recipe: ``light``, ``deit``, ``augreg``, ...; the single options below override it.
         scale: area range of the random resized crop.
         ratio: aspect-ratio range of the random resized crop.
         interpolation: ``bicubic``, ``bilinear``, ...
         hflip: probability of a horizontal flip; 0, because captions say left and right.
         crop_padding: pixels to pad by before a random crop of ``img_size``, in place of the random resized crop.
-        rand_augment: mapping of ``num_ops``, ``magnitude``, ``num_magnitude_bins``; ``false`` switches it off.
+        rand_augment: mapping of ``policy``, ``num_ops``, ``magnitude``, ...; ``false`` switches it off.
         color_jitter: strength of brightness, contrast and saturation jitter.
         crop_pct: in evaluation, the centre crop's part of the resized image; 1, because captions tell of all of it.
         mean: per-channel mean for the normalisation, of pixels in 0..1.
@@ -93,7 +93,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         interpolation: str | None = None,
         hflip: float | None = 0.0,
         crop_padding: int | None = None,
-        rand_augment: dict[str, int] | bool | None = None,
+        rand_augment: dict | bool | None = None,
         color_jitter: float | None = None,
         crop_pct: float | None = 1.0,
         mean: tuple[float, float, float] | None = None,

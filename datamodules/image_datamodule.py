@@ -29,13 +29,13 @@ class ImageFolderDataModule(LightningDataModule):
         batch_size: images per device in training.
         val_batch_size: images per device in validation, test and prediction; ``None`` = ``batch_size``.
         num_workers: loader processes per device; ``None`` = this machine's cores divided by its devices, at most 16.
-        recipe: ``light`` (crop and flip), ``deit`` or ``augreg``; the single options below override it.
+        recipe: ``light`` (crop and flip), ``deit``, ``augreg``, ...; the single options below override it.
         scale: area range of the random resized crop.
         ratio: aspect-ratio range of the random resized crop.
         interpolation: ``bicubic``, ``bilinear``, ...
         hflip: probability of a horizontal flip.
         crop_padding: pixels to pad by before a random crop of ``img_size``, in place of the random resized crop.
-        rand_augment: mapping of ``num_ops``, ``magnitude``, ``num_magnitude_bins``; ``false`` switches it off.
+        rand_augment: mapping of ``policy``, ``num_ops``, ``magnitude``, ...; ``false`` switches it off.
         color_jitter: strength of brightness, contrast and saturation jitter.
         random_erasing: probability of erasing a rectangle.
         mixup: alpha of MixUp; 0 = off.
@@ -74,7 +74,7 @@ class ImageFolderDataModule(LightningDataModule):
         interpolation: str | None = None,
         hflip: float | None = None,
         crop_padding: int | None = None,
-        rand_augment: dict[str, int] | bool | None = None,
+        rand_augment: dict | bool | None = None,
         color_jitter: float | None = None,
         random_erasing: float | None = None,
         mixup: float | None = None,

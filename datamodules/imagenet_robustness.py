@@ -11,6 +11,7 @@ from datamodules.image_folder import EXTENSIONS, LabelledImages, find_class_fold
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.names import imagenet_wnids
 from datamodules.test_sets import TestSet, TestSets
+from datamodules.transforms import Pipeline, eval_transform
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -22,6 +23,9 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
     ``blur``, ... of its archives), ``WNID/*`` for -R, -A, -O and -Sketch, ``0/ ... 999/`` for -V2, whose folder names
     are class indices. -R, -A and -O hold 200 classes each; what a model says is restricted to those first. -O needs the
     clean validation images of its classes beside it.
+
+    Images of -C were made by the resize and the crop to 224 pixels, so that they are read as they are (scaled as a
+    whole where ``img_size`` is another); those of the other sets are resized and cropped as the clean images.
 
     Args:
         root: ImageNet; ``val/`` is tested as "imagenet" where it is there.
@@ -133,7 +137,16 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
                         f"no severity {severity} in {str(places[name])!r}: unpack the archive again, or leave it out "
                         "of data.severities"
                     )
-                yield TestSet("imagenet-c", name, severity), self._tree(places[name] / str(severity))[0]
+                data = self._tree(places[name] / str(severity))[0]
+                data.transform = eval_transform(self.img_size, self.options | {"crop_pct": 1.0}).resize
+                yield TestSet("imagenet-c", name, severity), data
+
+    def _transform(self, training: bool) -> Pipeline:
+        """In evaluation each image is resized by itself: one batch holds images of sets that are resized otherwise."""
+        pipeline = super()._transform(training)
+        if not training:
+            pipeline.sample, pipeline.resize = pipeline.resize, None
+        return pipeline
 
     def _tree(self, folder: Path, by_number: bool = False) -> tuple[LabelledImages, tuple[int, ...]]:
         """The images of class folders, and the indices of the classes that are there."""

@@ -4,13 +4,14 @@ Everything works on uint8 tensors ``(3, H, W)``; the conversion to float and the
 Letters: ``B`` batch, ``C`` classes, ``H, W`` height and width.
 """
 
-import difflib
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 from torchvision.transforms import v2
+
+from datamodules.rand_augment import choose, rand_augment, rand_augment_options
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -22,8 +23,10 @@ _LIGHT: dict[str, Any] = {
     "interpolation": "bicubic",
     "hflip": 0.5,  # probability
     "crop_padding": None,  # pixels: pad by so much and crop, in place of the random resized crop (small images)
-    "rand_augment": None,  # {"num_ops", "magnitude", "num_magnitude_bins"}, or None
-    "color_jitter": 0.0,  # strength of brightness, contrast and saturation
+    "rand_augment": None,  # from `rand_augment_options`, or None
+    "color_jitter": 0.0,  # strength of brightness, contrast and saturation; or three or four, the fourth of the hue
+    "color_jitter_prob": 1.0,  # probability of the colour jitter
+    "grayscale_prob": 0.0,  # probability of no colour at all
     "random_erasing": 0.0,  # probability
     "mixup": 0.0,  # alpha of the Beta distribution, 0 = off
     "cutmix": 0.0,  # alpha, 0 = off
@@ -34,34 +37,44 @@ _LIGHT: dict[str, Any] = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "light": _LIGHT,
-    # DeiT: strength 9 on a scale of 0..10, hence 11 bins. Its settings list a colour jitter of 0.4, but timm's loader,
-    # which it trains with, switches jitter off beside RandAugment.
+    # DeiT: rand-m9-mstd0.5-inc1. Its settings list a colour jitter of 0.4, but timm's loader, which it trains with,
+    # switches jitter off beside RandAugment.
     "deit": _LIGHT
     | {
-        "rand_augment": {"num_ops": 2, "magnitude": 9, "num_magnitude_bins": 11},
+        "rand_augment": {"policy": "timm", "num_ops": 2, "magnitude": 9, "magnitude_std": 0.5, "prob": 0.5},
         "random_erasing": 0.25,
         "mixup": 0.8,
         "cutmix": 1.0,
     },
-    # AugReg (big_vision vit_i1k): strength 15 lies past 10, the end of torchvision's ranges: the strongest bin.
-    "augreg": _LIGHT
-    | {
+}
+
+# AugReg's levels (big_vision, configs/vit_i1k.py): mixup and the magnitude of RandAugment; light1's 0 is not nothing.
+# "augreg" is what it takes for S/16 and larger on ImageNet-1k.
+AUGREG = {
+    "none": (0.0, None),
+    "light1": (0.0, 0),
+    "light2": (0.2, 10),
+    "medium1": (0.2, 15),
+    "medium2": (0.5, 15),
+    "strong1": (0.5, 20),
+    "strong2": (0.8, 20),
+}
+for _level, (_mixup, _magnitude) in AUGREG.items():
+    RECIPES["augreg" if _level == "medium2" else f"augreg_{_level}"] = _LIGHT | {
         "scale": (0.05, 1.0),
         "interpolation": "bilinear",
-        "rand_augment": {"num_ops": 2, "magnitude": 15, "num_magnitude_bins": 16},
-        "mixup": 0.5,
+        "rand_augment": None if _magnitude is None else {"policy": "big_vision", "num_ops": 2, "magnitude": _magnitude},
+        "mixup": _mixup,
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.5, 0.5),
-    },
-}
-_RAND_AUGMENT = {"num_ops": 2, "magnitude": 9, "num_magnitude_bins": 31}
+    }
 
 
 def transform_options(recipe: str = "light", **overrides: Any) -> dict[str, Any]:
     """All options of a recipe, with single options replaced.
 
     Args:
-        recipe: ``light``, ``deit`` or ``augreg``.
+        recipe: a name of ``RECIPES``: ``light``, ``deit``, ``augreg`` and its levels.
         overrides: any option of the recipe. ``None`` keeps the recipe's value; ``rand_augment=False`` and
             ``crop_padding=0`` switch off; a ``rand_augment`` mapping changes only the keys it names.
 
@@ -71,20 +84,26 @@ def transform_options(recipe: str = "light", **overrides: Any) -> dict[str, Any]
     Raises:
         ValueError: an unknown recipe, option or interpolation, or a value out of range.
     """
-    options = dict(RECIPES[_choose("recipe", recipe, RECIPES)])
+    options = dict(RECIPES[choose("recipe", recipe, RECIPES)])
     for name, value in overrides.items():
-        _choose("transform option", name, options)
+        choose("transform option", name, options)
         if value is None:
             continue
         if name == "rand_augment" and value is not False:
-            value = _rand_augment(value, options["rand_augment"])
+            value = rand_augment_options(value, options["rand_augment"])
         options[name] = value or None if name in ("rand_augment", "crop_padding") else value
-    _choose("interpolation", options["interpolation"], [mode.value for mode in v2.InterpolationMode])
-    for name in ("hflip", "random_erasing", "mix_prob"):
+    choose("interpolation", options["interpolation"], [mode.value for mode in v2.InterpolationMode])
+    for name in ("hflip", "random_erasing", "mix_prob", "color_jitter_prob", "grayscale_prob"):
         if not 0 <= options[name] <= 1:
             raise ValueError(f"data.{name} is a probability, got {options[name]}; give a number from 0 to 1")
-    for name in ("color_jitter", "mixup", "cutmix"):
-        if options[name] < 0:
+    jitter = _jitter(options["color_jitter"])
+    if len(jitter) not in (3, 4) or (len(jitter) == 4 and jitter[3] > 0.5):
+        raise ValueError(
+            f"data.color_jitter is one number, or three or four, the fourth (hue) at most 0.5, got "
+            f"{options['color_jitter']}"
+        )
+    for name, least in (("mixup", options["mixup"]), ("cutmix", options["cutmix"]), ("color_jitter", min(jitter))):
+        if least < 0:
             raise ValueError(f"data.{name} must not be negative, got {options[name]}; 0 switches it off")
     if not 0 < options["crop_pct"] <= 1:
         raise ValueError(f"data.crop_pct must lie in (0, 1], got {options['crop_pct']}; the usual value is 0.875")
@@ -93,28 +112,6 @@ def transform_options(recipe: str = "light", **overrides: Any) -> dict[str, Any]
         if len(options[name]) != length:
             raise ValueError(f"data.{name} needs {length} numbers, got {options[name]}")
     return options
-
-
-def _rand_augment(value: Any, base: dict[str, int] | None) -> dict[str, int]:
-    if not isinstance(value, dict):
-        raise ValueError(f"data.rand_augment is a mapping such as {{num_ops: 2, magnitude: 9}} or false, got {value!r}")
-    for key in value:
-        _choose("rand_augment option", key, _RAND_AUGMENT)
-    options = (base or _RAND_AUGMENT) | value
-    if not 0 <= options["magnitude"] < options["num_magnitude_bins"]:
-        raise ValueError(
-            f"data.rand_augment.magnitude is {options['magnitude']}, but num_magnitude_bins of "
-            f"{options['num_magnitude_bins']} allows 0 to {options['num_magnitude_bins'] - 1}; change one of the two"
-        )
-    return options
-
-
-def _choose(kind: str, name: Any, valid: Any) -> Any:
-    if name not in valid:
-        close = difflib.get_close_matches(str(name), list(valid), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"unknown {kind} {name!r}: {hint}valid: {', '.join(valid)}")
-    return name
 
 
 class ResizeToCover(v2.Transform):
@@ -181,8 +178,8 @@ class Pipeline:
     def __init__(self, sample: v2.Compose | None, resize: v2.Compose | None, options: dict[str, Any]) -> None:
         self.sample, self.resize = sample, resize
         self.mean, self.std = list(options["mean"]), list(options["std"])
-        erase = options["random_erasing"] if sample is not None else 0.0  # of training alone
         # after the normalisation: the hole is filled with unit noise, pixel by pixel, as DeiT does
+        erase = options["random_erasing"]
         self.erase = v2.RandomErasing(erase, value="random") if erase else None
 
     def stack(self, images: list[Tensor]) -> Tensor:
@@ -203,6 +200,27 @@ class Pipeline:
         return self.stack([image if self.sample is None else self.sample(image)])[0]
 
 
+def _jitter(value: Any) -> tuple[float, ...]:
+    """Brightness, contrast, saturation and perhaps hue."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+
+
+def change_colours(options: dict[str, Any]) -> list[Any]:
+    """RandAugment, colour jitter and the loss of colour, on uint8 images ``(3, H, W)`` or clips ``(T, 3, H, W)``."""
+    steps: list[Any] = []
+    if options["rand_augment"]:
+        # what a rotation or a shear uncovers gets the mean colour
+        steps.append(rand_augment(options["rand_augment"], [round(255 * value) for value in options["mean"]]))
+    if any(_jitter(options["color_jitter"])):
+        jitter = v2.ColorJitter(*_jitter(options["color_jitter"]))
+        prob = options["color_jitter_prob"]
+        steps.append(jitter if prob == 1 else v2.RandomApply([jitter], prob))
+    if options["grayscale_prob"]:
+        # not v2.RandomGrayscale, which lets clips pass
+        steps.append(v2.RandomApply([v2.ColorJitter(saturation=(0, 0))], options["grayscale_prob"]))
+    return steps
+
+
 def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeline:
     """uint8 ``(3, H, W)`` of any size -> augmented, normalised float ``(3, *img_size)``.
 
@@ -219,13 +237,7 @@ def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipel
         steps.append(v2.RandomResizedCrop(img_size, **crop))
         if options["hflip"]:
             steps.append(v2.RandomHorizontalFlip(options["hflip"]))
-    if options["rand_augment"]:
-        # what a rotation or a shear uncovers gets the mean colour
-        fill = [round(255 * value) for value in options["mean"]]
-        steps.append(v2.RandAugment(**options["rand_augment"], fill=fill))
-    if options["color_jitter"]:
-        steps.append(v2.ColorJitter(*[options["color_jitter"]] * 3))
-    return Pipeline(v2.Compose(steps), None, options)
+    return Pipeline(v2.Compose(steps + change_colours(options)), None, options)
 
 
 def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeline:
@@ -237,7 +249,7 @@ def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeli
     """
     height, width = (round(side / options["crop_pct"]) for side in img_size)
     resize = _resize((height, width), v2.InterpolationMode(options["interpolation"]))
-    return Pipeline(None, v2.Compose([resize, v2.CenterCrop(img_size)]), options)
+    return Pipeline(None, v2.Compose([resize, v2.CenterCrop(img_size)]), options | {"random_erasing": 0.0})
 
 
 class Collate:

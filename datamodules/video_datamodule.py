@@ -50,8 +50,10 @@ class VideoDataModule(LightningDataModule):
         ratio: aspect-ratio range of the random resized crop.
         interpolation: ``bilinear``, ``bicubic``, ...
         hflip: probability of a horizontal flip.
-        rand_augment: mapping of ``num_ops``, ``magnitude``, ``num_magnitude_bins``; ``false`` switches it off.
-        color_jitter: strength of brightness, contrast and saturation jitter.
+        rand_augment: mapping of ``policy``, ``num_ops``, ``magnitude``, ...; ``false`` switches it off.
+        color_jitter: strength of brightness, contrast and saturation jitter, or one each, and a fourth of the hue.
+        color_jitter_prob: probability of the colour jitter.
+        grayscale_prob: probability of no colour.
         random_erasing: probability of erasing a rectangle.
         mixup: alpha of MixUp; 0 = off.
         cutmix: alpha of CutMix; 0 = off.
@@ -98,8 +100,10 @@ class VideoDataModule(LightningDataModule):
         ratio: tuple[float, float] | None = None,
         interpolation: str = "bilinear",
         hflip: float = 0.5,
-        rand_augment: dict[str, int] | bool | None = None,
-        color_jitter: float | None = None,
+        rand_augment: dict | bool | None = None,
+        color_jitter: float | tuple[float, ...] | None = None,
+        color_jitter_prob: float | None = None,
+        grayscale_prob: float | None = None,
         random_erasing: float | None = None,
         mixup: float | None = None,
         cutmix: float | None = None,
@@ -132,6 +136,7 @@ class VideoDataModule(LightningDataModule):
         self.test_clips, self.test_crops = test_clips, test_crops
         crop = {"scale": scale, "ratio": ratio, "interpolation": interpolation, "crop_pct": crop_pct}
         change = {"hflip": hflip, "rand_augment": rand_augment, "color_jitter": color_jitter}
+        change |= {"color_jitter_prob": color_jitter_prob, "grayscale_prob": grayscale_prob}
         mix = {"random_erasing": random_erasing, "mixup": mixup, "cutmix": cutmix, "mix_prob": mix_prob}
         self.options = transform_options("light", **crop, **change, **mix, mean=mean, std=std)
         self.mean, self.std = self.options["mean"], self.options["std"]
@@ -141,8 +146,7 @@ class VideoDataModule(LightningDataModule):
         jitter = (round(side * 256 / 224), round(side * 320 / 224))
         self.short_side = None if scale is not None else tuple(short_side or jitter)
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
-        self.predict_path, self.predict_split = predict_path, predict_split
-        self.exclude = exclude
+        self.predict_path, self.predict_split, self.exclude = predict_path, predict_split, exclude
         self.reading = {"decoder": decoder, "threads": decoder_threads, "retries": retries}
         self.reading |= {"max_bad_share": max_bad_share, "cache": cache}
         self._num_classes = num_classes

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.transforms import ResizeToCover
+from datamodules.transforms import ResizeToCover, change_colours
 
 CROPS = (1, 3)
 
@@ -64,12 +64,7 @@ class TrainTransform:
             steps = [CoverJitter(img_size, low, high, mode), v2.RandomCrop(img_size)]
         if options["hflip"]:
             steps.append(v2.RandomHorizontalFlip(options["hflip"]))
-        if options["rand_augment"]:
-            # what a rotation or a shear uncovers gets the mean colour
-            fill = [round(255 * value) for value in options["mean"]]
-            steps.append(v2.RandAugment(**options["rand_augment"], fill=fill))
-        if options["color_jitter"]:
-            steps.append(v2.ColorJitter(*[options["color_jitter"]] * 3))
+        steps += change_colours(options)
         steps += _to_float(options)
         if options["random_erasing"]:
             steps.append(v2.RandomErasing(options["random_erasing"], value="random"))

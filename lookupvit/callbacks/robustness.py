@@ -41,20 +41,22 @@ class RobustnessTable(Callback):
             for size, result in found.items():
                 writer.writerows({"compressed_size": size, **row} for row in result["rows"])
         console = Console()
-        console.print(_summary(found))
+        console.print(summary_table(found))
         corrupted = {row["set"] for result in found.values() for row in result["rows"] if row["part"]}
         for name in sorted(corrupted):
             console.print(_by_corruption(name, found))
         console.print(f"wrote {folder / 'robustness.json'}, {folder / 'robustness.csv'}", soft_wrap=True)
 
 
-def _summary(found: dict[str, dict[str, Any]]) -> Table:
+def summary_table(found: dict[str, dict[str, Any]]) -> Table:
+    """The summaries of `RobustnessScores` by compressed size: shares times 100; the mCE is in per cent already."""
     table = Table(title="robustness, in %")
     table.add_column("measure")
     for size in found:
         table.add_column(size, justify="right")
     for measure in next(iter(found.values()))["summary"]:
-        table.add_row(measure, *(f"{100 * result['summary'][measure]:.2f}" for result in found.values()))
+        scale = 1 if measure.endswith("/mce") else 100
+        table.add_row(measure, *(f"{scale * result['summary'][measure]:.2f}" for result in found.values()))
     return table
 
 

@@ -47,7 +47,8 @@ class RobustnessScores(Metric):
 
     * `SET/top1`: of sets without corruptions;
     * `SET/mean_error`: of corrupted sets, the mean over corruptions of the mean over severities of the top-1 error;
-    * `imagenet-c/mce`: the same with each corruption's error over AlexNet's, if all 15 and 5 severities are there;
+    * `imagenet-c/mce`: the same with each corruption's error over AlexNet's, in per cent (AlexNet's own is 100), if all
+      15 and 5 severities are there; the other measures are shares, from 0 to 1;
     * `SET/aupr`: area under precision over recall of unknown classes, as average precision, scored by minus the largest
       softmax probability over the set's classes.
     """
@@ -100,7 +101,7 @@ class RobustnessScores(Metric):
             summary[f"{name}/mean_error"] = sum(errors.values()) / len(errors)
             if name == _RELATIVE and set(errors) == set(ALEXNET_ERRORS) and len(own) == 5 * len(errors):
                 relative = [error / ALEXNET_ERRORS[part] for part, error in errors.items()]
-                summary[f"{name}/mce"] = sum(relative) / len(relative)
+                summary[f"{name}/mce"] = 100 * sum(relative) / len(relative)
         return {"rows": rows, "summary": summary | self._detection()}
 
     def _detection(self) -> dict[str, float]:

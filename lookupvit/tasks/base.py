@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
+from lookupvit.callbacks.ema import WarmedUpAverage
 from lookupvit.callbacks.resume import ExactResume
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
 from lookupvit.tasks.sharding import shard_blocks, unsharded_class
@@ -35,6 +36,7 @@ class Task(LightningModule):
         warmup_steps: Length of the linear warm-up in optimiser steps.
         layer_decay: Each layer's learning rate over that of the layer above; below 1 for fine-tuning.
         ema_decay: Decay of the moving average of the weights, evaluated and saved in place of the raw ones; None: none.
+        ema_warmup: The decay rises to ``ema_decay``, as (1 + n) / (10 + n) after n steps.
         compile: Run the model through ``torch.compile``.
 
     Raises:
@@ -53,6 +55,7 @@ class Task(LightningModule):
         warmup_steps: int = 0,
         layer_decay: float = 1.0,
         ema_decay: float | None = None,
+        ema_warmup: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -61,11 +64,12 @@ class Task(LightningModule):
         check(0 <= momentum < 1, f"momentum {momentum} is not in [0, 1)")
         check(0 < layer_decay <= 1, f"layer_decay {layer_decay} is not in (0, 1]: 1 turns it off")
         check(ema_decay is None or 0 < ema_decay < 1, f"ema_decay {ema_decay} is not in (0, 1): null turns it off")
+        check(ema_decay is not None or not ema_warmup, "ema_warmup needs an average: set ema_decay, such as 0.9999")
         check(not (warmup_epochs and warmup_steps), "warmup_epochs and warmup_steps are both set: set one of them to 0")
         self.lr, self.min_lr, self.weight_decay = lr, min_lr, weight_decay
         self.optimizer, self.betas, self.momentum = optimizer, tuple(betas), momentum
         self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
-        self.layer_decay, self.ema_decay = layer_decay, ema_decay
+        self.layer_decay, self.ema_decay, self.ema_warmup = layer_decay, ema_decay, ema_warmup
         self.compile_model = compile
         self.class_names: list[str] | None = None
 
@@ -127,7 +131,8 @@ class Task(LightningModule):
             return [ExactResume()]
         if isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy)):
             raise ValueError("ema_decay does not work with sharded weights: set --model.ema_decay null or use ddp")
-        return [ExactResume(), EMAWeightAveraging(decay=self.ema_decay)]
+        average = WarmedUpAverage if self.ema_warmup else EMAWeightAveraging
+        return [ExactResume(), average(decay=self.ema_decay)]
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
         """Clips as the Trainer asks, also where Lightning refuses: FSDP's shards, and fused AdamW in bfloat16."""

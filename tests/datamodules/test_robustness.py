@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from datamodules import CIFAR10CDataModule, ImageNetRobustnessDataModule
 from datamodules.cifar10 import CLASSES
@@ -71,6 +72,25 @@ def test_every_set_on_disk_in_its_published_layout(imagenet: dict[str, str]) -> 
     assert images.shape == (4 * 4 + 2 * 4, 3, 32, 32)
     by_set = [targets[places == i].tolist() for i in range(8)]
     assert by_set == [[0, 1, 2, 3]] * 4 + [[2, 3], [0, 1], [1, 2], [1, 2]]
+
+
+def test_imagenet_c_is_read_as_published_and_the_others_resized(imagenet: dict[str, str]) -> None:
+    """Images of -C are what the network reads: a border of one pixel survives. All others: resize by 8/7, crop."""
+    frame = np.full((32, 32, 3), 40, np.uint8)
+    frame[[0, -1]] = frame[:, [0, -1]] = 255
+    for path in (Path(imagenet["root"]) / "val" / WNIDS[0] / "a.JPEG", *Path(imagenet["imagenet_c"]).rglob("a.JPEG")):
+        Image.fromarray(frame).save(path, "PNG")
+    data = data_of(imagenet, mean=(0, 0, 0), std=(1, 1, 1))
+    ((images, (targets, places)),) = list(data.test_dataloader())
+    for image in images[(places == 1) | (places == 2)]:
+        assert (image * 255).round().byte().permute(1, 2, 0).numpy().tolist() == frame.tolist()
+    clean = images[(places == 0) & (targets == 0)][0]
+    usual = v2.Compose([v2.Resize(37, v2.InterpolationMode.BICUBIC, antialias=True), v2.CenterCrop(32)])
+    assert torch.equal((clean * 255).round().byte(), usual(torch.from_numpy(frame).permute(2, 0, 1)))
+    # a network of another size reads the whole picture: no part of the published crop is lost
+    larger = data_of(imagenet, img_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    ((images, (_, places)),) = list(larger.test_dataloader())
+    assert images[places == 1][0][:, [0, -1]].mean() > 0.9
 
 
 @pytest.mark.parametrize(

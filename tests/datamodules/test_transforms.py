@@ -34,18 +34,27 @@ def test_the_published_values():
         assert round(224 / transform_options(recipe)["crop_pct"]) == 256
 
 
-def test_strengths_are_those_of_the_published_scales():
-    """DeiT: 9 of 10; rotations end at 30 degrees, so 27. AugReg: the end of the scale."""
-    rotate = v2.RandAugment._AUGMENTATION_SPACE["Rotate"][0]
-    for recipe, degrees in (("deit", 27.0), ("augreg", 30.0)):
-        options = transform_options(recipe)["rand_augment"]
-        assert rotate(options["num_magnitude_bins"], 224, 224)[options["magnitude"]] == pytest.approx(degrees)
+def test_augreg_s_levels_are_the_published_ones():
+    found = {name: transform_options(name) for name in RECIPES if name.startswith("augreg")}
+    magnitudes = {name: one["rand_augment"] and one["rand_augment"]["magnitude"] for name, one in found.items()}
+    assert magnitudes == {
+        "augreg_none": None, "augreg_light1": 0, "augreg_light2": 10, "augreg_medium1": 15,
+        "augreg": 15, "augreg_strong1": 20, "augreg_strong2": 20,
+    }  # fmt: skip
+    assert [one["mixup"] for one in found.values()] == [0.0, 0.0, 0.2, 0.2, 0.5, 0.5, 0.8]
+    assert {one["mean"] for one in found.values()} == {(0.5, 0.5, 0.5)}
+    # the published crop: 5 % to all of the area, bilinear
+    assert {(one["scale"], one["interpolation"]) for one in found.values()} == {((0.05, 1.0), "bilinear")}
 
 
 def test_single_options_override_the_recipe():
     options = transform_options("deit", mixup=0.1, color_jitter=0.3, cutmix=None, rand_augment={"magnitude": 5})
     assert (options["mixup"], options["color_jitter"], options["cutmix"]) == (0.1, 0.3, 1.0)
-    assert options["rand_augment"] == {"num_ops": 2, "magnitude": 5, "num_magnitude_bins": 11}
+    timm = {"policy": "timm", "num_ops": 2, "magnitude": 5, "magnitude_std": 0.5, "prob": 0.5}
+    assert options["rand_augment"] == timm
+    # a configuration of before names the bins: torchvision's operations, as they were
+    before = {"num_ops": 2, "magnitude": 9, "num_magnitude_bins": 11}
+    assert transform_options("deit", rand_augment=before)["rand_augment"] == {"policy": "torchvision", **before}
     assert transform_options("deit", rand_augment=False)["rand_augment"] is None
     assert transform_options("light", crop_padding=0)["crop_padding"] is None
     assert RECIPES["deit"]["mixup"] == 0.8  # the preset itself is untouched
@@ -62,6 +71,13 @@ def test_single_options_override_the_recipe():
             "unknown rand_augment option 'magnitud': did you mean 'magnitude'",
         ),
         ("light", {"rand_augment": {"magnitude": 31}}, "num_magnitude_bins of 31 allows 0 to 30"),
+        ("deit", {"rand_augment": {"magnitude": 11}}, "magnitude is 11, but policy timm allows 0 to 10"),
+        ("deit", {"rand_augment": {"prob": 2}}, "prob 2 must lie in"),
+        ("augreg", {"rand_augment": {"prob": 0.5}}, "unknown rand_augment option 'prob'"),
+        ("light", {"rand_augment": {"policy": "tim"}}, "unknown rand_augment policy 'tim': did you mean 'timm'"),
+        ("light", {"color_jitter": (0.4, 0.4)}, "color_jitter is one number, or three or four"),
+        ("light", {"color_jitter": (0.4, 0.4, 0.4, 0.6)}, "fourth \\(hue\\) at most 0.5"),
+        ("light", {"grayscale_prob": 1.5}, "data.grayscale_prob is a probability"),
         ("light", {"rand_augment": True}, "rand_augment is a mapping"),
         ("light", {"interpolation": "cubic"}, "unknown interpolation 'cubic': did you mean 'bicubic'"),
         ("light", {"hflip": 1.5}, "data.hflip is a probability, got 1.5"),

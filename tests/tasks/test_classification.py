@@ -1,11 +1,13 @@
 """The classification task: losses and gradients of every head, metrics, averaging of the weights, checkpoints."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lookupvit.tasks import ClassificationTask
@@ -123,6 +125,48 @@ def test_averaged_weights_are_evaluated_and_saved(tmp_path: Path) -> None:
     torch.testing.assert_close(task.model.heads["lookup"].fc.weight.detach(), average)  # after the fit
 
 
+def test_the_average_s_decay_warms_up(tmp_path: Path) -> None:
+    task, weights = make(ema_decay=0.3, ema_warmup=True, lr=1e-2), Weights()
+    run = trainer(tmp_path, max_epochs=1, callbacks=[weights], num_sanity_val_steps=0)
+    run.fit(task, loader(5), loader(1))
+    average = weights.raw[0]
+    for n, raw in enumerate(weights.raw[1:], start=1):
+        decay = {1: 2 / 11, 2: 3 / 12}.get(n, 0.3)  # 4 / 13 is more than 0.3
+        average = decay * average + (1 - decay) * raw
+    torch.testing.assert_close(weights.evaluated, average)
+    torch.testing.assert_close(task.model.heads["lookup"].fc.weight.detach(), average)
+
+
+def test_a_warmed_up_average_resumes_exactly(tmp_path: Path) -> None:
+    ends = []
+    for resume in (None, tmp_path / "epoch=0.ckpt"):
+        task = make(lr=1e-2, ema_decay=0.999, ema_warmup=True)
+        every = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, enable_version_counter=False)
+        run = trainer(tmp_path, max_epochs=2, enable_checkpointing=True, callbacks=[every])
+        run.fit(task, loader(), ckpt_path=resume, weights_only=True)
+        ends.append(torch.load(tmp_path / "epoch=1.ckpt", weights_only=True))
+    assert ends[0]["averaging_state"]["n_averaged"] == ends[1]["averaging_state"]["n_averaged"] == 6
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, ends[1][part][name]) for name, value in ends[0][part].items())
+
+
+def test_dropout_s_seed_is_of_seed_epoch_batch_and_rank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of the four changes what is dropped; none of them leaves it as it was."""
+    task = make()
+    drawn = {}
+    for numbers in ((0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1), (0, 1, 1, 0)):
+        seed, epoch, batch, rank = numbers
+        monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
+        task._trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        task.on_train_batch_start(None, batch)
+        drawn[numbers] = torch.rand(4)
+        torch.manual_seed(9)
+        task.on_train_batch_start(None, batch)
+        assert torch.equal(torch.rand(4), drawn[numbers])
+    values = list(drawn.values())
+    assert not any(torch.equal(a, b) for i, a in enumerate(values) for b in values[:i])
+
+
 def test_checkpoint_loads_as_plain_data_and_gives_the_same_logits(tmp_path: Path) -> None:
     task = make({"reuse": "renormalize"}, lr=1e-2)
     run = trainer(tmp_path, max_steps=2, enable_checkpointing=True)
@@ -198,6 +242,7 @@ def test_compiled_model_keeps_its_parameter_names(tmp_path: Path) -> None:
         ({"min_lr": 1.0}, "min_lr 1.0 and lr 0.001"),
         ({"layer_decay": 0.0}, "layer_decay 0.0"),
         ({"ema_decay": 1.0}, "ema_decay 1.0"),
+        ({"ema_warmup": True}, "ema_warmup needs an average"),
         ({"warmup_epochs": 1, "warmup_steps": 1}, "set one of them to 0"),
         (
             {"eval_head": "pooled"},

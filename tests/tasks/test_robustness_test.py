@@ -8,10 +8,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from rich.console import Console
 
 from datamodules import CIFAR10CDataModule, ImageFolderDataModule
 from datamodules.cifar10 import CLASSES
-from lookupvit.callbacks.robustness import RobustnessTable
+from lookupvit.callbacks.robustness import RobustnessTable, summary_table
 from lookupvit.tasks import ClassificationTask
 
 
@@ -60,6 +61,14 @@ def test_every_set_at_every_size(data: CIFAR10CDataModule, tmp_path: Path, capsy
     lines = (tmp_path / "out" / "robustness.csv").read_text().splitlines()
     assert lines[0] == "compressed_size,set,part,severity,images,top1" and len(lines) == 1 + 2 * 11
     assert "contrast" in capsys.readouterr().out
+
+
+def test_shares_are_printed_in_per_cent_and_mce_is_in_per_cent_already(capsys: pytest.CaptureFixture) -> None:
+    summary = {"imagenet/top1": 0.7951, "imagenet-c/mean_error": 0.5, "imagenet-c/mce": 63.7}
+    Console(width=80).print(summary_table({"5x5": {"rows": [], "summary": summary}}))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = {words[1]: words[3] for words in lines if len(words) == 5 and words[1] in summary}
+    assert printed == {"imagenet/top1": "79.51", "imagenet-c/mean_error": "50.00", "imagenet-c/mce": "63.70"}
 
 
 def test_the_table_needs_such_data(tmp_path: Path, image_tree: Path) -> None:
