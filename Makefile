@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 SETUP ?= yes
 KILLS ?= 20
+STACKS ?=
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
@@ -13,7 +14,7 @@ else
 READY =
 endif
 
-.PHONY: help install demo demo-caption demo-video test test-slow lint format bench chaos fuzz clean
+.PHONY: help install demo demo-caption demo-video test test-slow test-stacks lint format bench chaos fuzz clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +51,9 @@ test: $(READY) lint  ## lint and the tests (under 10 minutes on 2 cores)
 
 test-slow: $(READY)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-stacks:  ## the tests on every supported torch, an environment each (hours; STACKS='--only oldest --core': some)
+	$(PYTHON) tools/stacks.py $(STACKS)
 
 bench: $(READY)  ## speed and memory against timm's ViT and ToMe; tables in outputs/bench/
 	$(BIN)/lookupvit bench all

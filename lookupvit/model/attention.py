@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from lookupvit.model.absorbed import absorbed_infusion, absorbed_scores, absorbed_values
 from lookupvit.model.checks import check_path
-from lookupvit.model.measured import faster_path
 from lookupvit.model.paths import Paths, choose_paths
 from lookupvit.model.tiled import TiledGather, TiledInfusion
 from lookupvit.model.unwrapped import unwrapped
@@ -97,7 +96,7 @@ class CrossAttention(nn.Module):
         reuse: "transpose", "renormalize" or "fresh".
         cross_norm: "input" or "projection".
         infuse: whether the way back exists; without it the block is the unidirectional ablation.
-        path: "auto", "plain", "absorbed", "tiled" or "measured"; may be changed at any time, never the function.
+        path: "auto", "plain", "absorbed" or "tiled"; may be changed at any time, never the function.
 
     Raises:
         ValueError: for path "tiled" with another reuse than "transpose", which needs A as a whole.
@@ -115,7 +114,7 @@ class CrossAttention(nn.Module):
         path: str = "auto",
     ):
         super().__init__()
-        check_path(path, reuse)
+        path = check_path(path, reuse)
         self.dim, self.num_heads, self.head_dim = dim, num_heads, dim // num_heads
         self.reuse, self.cross_norm, self.path = reuse, cross_norm, path
         before = cross_norm == "input"
@@ -139,12 +138,8 @@ class CrossAttention(nn.Module):
 
     def choose_paths(self, compressed: Tensor, n: int) -> Paths:
         """The path of each product for compressed tokens `(B, M, D)` and N = `n`, with gradients enabled or not."""
-        (B, M, _), path = compressed.shape, self.path
-        if path == "measured":
-            path = faster_path(self, B, n, M, compressed.device, compressed.dtype)
-        return choose_paths(
-            n, M, self.dim, self.num_heads, path, self.cross_norm, self.reuse, training=torch.is_grad_enabled()
-        )
+        M, training = compressed.shape[1], torch.is_grad_enabled()
+        return choose_paths(n, M, self.dim, self.num_heads, self.path, self.cross_norm, self.reuse, training=training)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)  # (B, T, D) -> (B, H, T, d)

@@ -77,7 +77,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         cross_norm: where the cross-attention normalises: "input" or "projection".
         antialias: antialiased resize from lookup to compressed tokens.
         infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.
-        path: "auto", "plain", "absorbed", "tiled" or "measured", see `lookupvit.model.attention`; never the function.
+        path: "auto", "plain", "absorbed" or "tiled", see `lookupvit.model.attention`; never the function.
         grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
         weight_init: of linear layers, "trunc_normal" or "xavier_uniform", as `init_linear_layers`.
 
@@ -116,7 +116,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         check_positive(depth=depth, in_chans=in_chans)
         check_choice("reuse", reuse, REUSES)
         check_choice("cross_norm", cross_norm, CROSS_NORMS)
-        check_path(path, reuse)
+        path = check_path(path, reuse)
         check_choice("head", head, HEADS)
         if head == "lookup" and not infuse:
             raise ValueError("head='lookup' with infuse=False never reads the compressed tokens: choose another head")
@@ -261,9 +261,9 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         self.grad_checkpointing = enable
 
     def set_path(self, path: str) -> None:
-        """Forces one path ("plain", "absorbed", "tiled") in every block, or lets a call choose ("auto", "measured")."""
+        """Forces one path ("plain", "absorbed", "tiled") in every block, or lets a call choose ("auto")."""
+        path = check_path(path, self.blocks[0].cross.reuse)
         for block in self.blocks:
-            check_path(path, block.cross.reuse)
             block.cross.path = path
 
     def init_head_bias(self, value: float) -> None:

@@ -1,10 +1,11 @@
 """Checks of what a user passes to a model: one readable line names the thing, the limit and the remedy."""
 
 import math
+import warnings
 
 REUSES = ("transpose", "renormalize", "fresh")
 CROSS_NORMS = ("input", "projection")
-PATHS = ("auto", "plain", "absorbed", "tiled", "measured")
+PATHS = ("auto", "plain", "absorbed", "tiled")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
@@ -14,11 +15,18 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def check_path(path: str, reuse: str) -> None:
-    """Raises a one-line ValueError for a `path` that does not exist or does not go with the `reuse`."""
+def check_path(path: str, reuse: str) -> str:
+    """Returns the `path`, or raises a one-line ValueError if it does not exist or does not go with the `reuse`.
+
+    "measured", which timed the paths and is gone, may stand in an old checkpoint or configuration: it is "auto" now.
+    """
+    if path == "measured":
+        warnings.warn("path='measured' is no more: it counts as path='auto', which is the same function", stacklevel=3)
+        path = "auto"
     check_choice("path", path, PATHS)
     if path == "tiled" and reuse != "transpose":
         raise ValueError(f"path='tiled' does not work with reuse={reuse!r}, which needs all of A: use path='auto'")
+    return path
 
 
 def check_positive(**values: int) -> None:

@@ -37,7 +37,7 @@ def choose_paths(
         dim: D.
         num_heads: H.
         path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
-            multiply-adds; "measured" counts as "auto" here, a `CrossAttention` looks its shapes up.
+            multiply-adds.
         cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
         reuse: with any but "transpose" A is needed as a whole and is never tiled by itself.
         training: a backward pass will follow.
@@ -45,7 +45,7 @@ def choose_paths(
     Returns:
         the choice.
     """
-    if path not in ("auto", "measured"):
+    if path != "auto":
         return Paths(
             path == "absorbed" and cross_norm == "input", path == "absorbed", path == "absorbed", path == "tiled"
         )

@@ -51,7 +51,7 @@ class LookupViViT(ClipLayers, LookupViT):
         cross_norm: "input" or "projection".
         antialias: antialiased resize from lookup to compressed tokens.
         infuse: the way back from compressed to lookup tokens.
-        path: "auto", "plain", "absorbed", "tiled" or "measured".
+        path: "auto", "plain", "absorbed" or "tiled".
         grad_checkpointing: recompute each LookupViT block in the backward pass (the few temporal blocks are stored).
         weight_init: of linear layers, as `init_linear_layers`.
 

@@ -1,12 +1,10 @@
 """The model against an independent naive implementation, and its interface."""
 
-import json
-
 import pytest
 import torch
 from naive import lookupvit as naive_lookupvit
 
-from lookupvit import LookupViT, create_model
+from lookupvit import LookupViT, LookupViViT, create_model
 from lookupvit.model.paths import Paths, choose_paths
 
 TINY = {"patch_size": (4, 4), "num_classes": 5, "embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
@@ -159,21 +157,33 @@ def test_works_after_inference_mode_and_under_autocast():
         assert all(p.grad.dtype == torch.float32 for p in model.parameters())
 
 
-def test_measured_path_is_remembered_and_equal(tmp_path, monkeypatch):
-    monkeypatch.setenv("LOOKUPVIT_PATHS", str(tmp_path / "deep" / "paths.json"))
-    monkeypatch.setattr("lookupvit.model.measured._table", None)
-    model = perturbed()
-    images = torch.randn(3, 3, 20, 20, dtype=torch.float64)
-    expected = model(images)
-    model.set_path("measured")
-    torch.testing.assert_close(model(images), expected, rtol=1e-10, atol=1e-10)
-    table = json.loads((tmp_path / "deep" / "paths.json").read_text())
-    assert len(table) == 1 and set(table.values()) <= {"plain", "absorbed"}
-    assert "B4 N25 M6 D12 H3" in next(iter(table))
-    # what the table says is what runs, also in a later process
-    (tmp_path / "deep" / "paths.json").write_text(json.dumps(dict.fromkeys(table, "absorbed")))
-    monkeypatch.setattr("lookupvit.model.measured._table", None)
-    assert model.blocks[0].cross.choose_paths(torch.zeros(3, 6, 12, dtype=torch.float64), 25).scores
+def test_the_path_that_is_gone_is_auto_with_one_warning():
+    """As an old checkpoint or config.yaml may say; "measured" never changed the function."""
+    images = torch.randn(3, 3, 20, 20)
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="path='measured' is no more: it counts as path='auto'") as warned:
+        model = LookupViT(**TINY, img_size=20, path="measured")
+    assert len(warned) == 1 and "\n" not in str(warned[0].message)
+    torch.manual_seed(0)
+    want = LookupViT(**TINY, img_size=20)
+    assert {block.cross.path for block in model.blocks} == {"auto"}
+    assert torch.equal(model(images), want(images))
+    model.set_path("plain")
+    with pytest.warns(UserWarning, match="measured") as warned:
+        model.set_path("measured")
+    assert len(warned) == 1 and {block.cross.path for block in model.blocks} == {"auto"}
+
+
+@pytest.mark.parametrize("video", [None, "joint", "factorised"])
+def test_both_residual_streams_stay_float32_under_autocast(video):
+    if video is None:
+        model, images = LookupViT(**TINY, img_size=20, compressed_size=(2, 3)), torch.randn(2, 3, 20, 20)
+    else:
+        options = {"model": video, "num_frames": 4, "img_size": 20, "compressed_size": (2, 2, 3)}
+        model, images = LookupViViT(**{**TINY, **options}), torch.randn(2, 3, 4, 20, 20)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, kept = model.forward_intermediates(images)
+    assert {stream.dtype for tokens in kept for stream in (tokens.compressed, tokens.lookup)} == {torch.float32}
 
 
 def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):
