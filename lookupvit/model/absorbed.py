@@ -151,9 +151,10 @@ def absorbed_infusion(rows: Tensor, v: Tensor, weight: Tensor, bias: Tensor, res
 
 
 def _run(function: type[Function], *args: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-    """The products of a function, with its own backward pass except under a compiler.
+    """The products of a function, with its own backward pass where one may follow in eager mode.
 
     A compiler chooses itself what to store and what to compute again. torch 2.11 also gives wrong gradients, silently,
     for a compiled Function whose forward pass works in place on what it returns (pytorch issue 180642).
     """
-    return function.forward(*args) if torch.compiler.is_compiling() else function.apply(*args)
+    own = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return function.apply(*args) if own else function.forward(*args)

@@ -6,7 +6,8 @@ act on the call. Where one of them stands, the layer is called as it is.
 """
 
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as _hooks
+from torch.utils.module_tracker import ModuleTracker
 
 
 def unwrapped(*layers: nn.Module) -> bool:
@@ -19,7 +20,7 @@ def unwrapped(*layers: nn.Module) -> bool:
         False for a subclass or a stand-in (peft, `torch.ao`, `parametrize`), a layer with hooks of its own or under
         global ones, one whose `forward` was replaced, and one whose weight is a wrapper (a DTensor, torchao's types).
     """
-    if _has_any_global_hook():
+    if _hooks._has_any_global_hook() and _global_hooks():
         return False
     for layer in layers:
         if (
@@ -33,3 +34,13 @@ def unwrapped(*layers: nn.Module) -> bool:
         ):
             return False
     return True
+
+
+def _global_hooks() -> bool:
+    """Whether a global hook wants every call, other than torch's ModuleTracker, by which FLOPs are counted by module.
+
+    It only notes where a product happens, and is to count the products that really run.
+    """
+    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+    hooks = [hook for kind in kinds for hook in getattr(_hooks, f"_global_{kind}_hooks").values()]
+    return not all(isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in hooks)
