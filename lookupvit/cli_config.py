@@ -52,9 +52,7 @@ def _merge(so_far: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in content.items():
         before = so_far.get(key)
-        if not isinstance(value, dict) or not isinstance(before, dict):
-            so_far[key] = value
-        elif _other_class(before, value):
+        if not isinstance(value, dict) or not isinstance(before, dict) or _other_class(before, value):
             so_far[key] = value
         else:
             so_far[key] = dict(before)
