@@ -9,27 +9,17 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 import datamodules
 from lookupvit import cli_checkpoint, cli_monitor, cli_run_folder, tasks
-from lookupvit.callbacks import (
-    BatchPictures,
-    EpochLines,
-    LastCheckpoint,
-    MonitorCheck,
-    PredictionWriter,
-    RunSummary,
-    SkipNonFinite,
-    StabilityMonitor,
-)
+from lookupvit.callbacks import LastCheckpoint, PredictionWriter
 from lookupvit.checkpoint_io import AtomicCheckpointIO
-from lookupvit.cli_config import expand_includes
+from lookupvit.cli_callbacks import own_callbacks
+from lookupvit.cli_config import expand_includes, option_of
 from lookupvit.cli_errors import explain
 from lookupvit.tasks.base import Task
 
@@ -97,7 +87,7 @@ class LookupViTCLI(LightningCLI):
         ]
         args = expand_includes(args)
         command, rest = args[0], args[1:]
-        path = _option(rest, "ckpt_path")
+        path = option_of(rest, "ckpt_path")
         self.resume_last = False
         if path is None or path in ("last", "best"):
             self.config = self._parse(args)
@@ -188,7 +178,12 @@ class LookupViTCLI(LightningCLI):
             kwargs["logger"] = TensorBoardLogger(folder.parent, folder.name, version, default_hp_metric=False)
         callbacks = trainer["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        for callback in self._own_callbacks(trainer, checkpoint, config["save_every_n_steps"]):
+        own = own_callbacks(self.subcommand, trainer, checkpoint, config["save_every_n_steps"])
+        if self.subcommand == "fit":
+            own.append(cli_checkpoint.KeepData(self._data_config()))
+        if self.subcommand == "predict":
+            own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
+        for callback in own:
             if not any(isinstance(other, type(callback)) for other in callbacks):
                 callbacks.append(callback)
         if fit and run is not None:
@@ -213,27 +208,6 @@ class LookupViTCLI(LightningCLI):
             return None
         self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": True}
         return folder / run.name
-
-    def _own_callbacks(
-        self, trainer: dict[str, Any], checkpoint: ModelCheckpoint, every_n_steps: int | None
-    ) -> list[Callback]:
-        own: list[Callback] = []
-        given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
-        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in given):
-            own.append(RichProgressBar())
-        if self.subcommand == "fit":
-            if not Console().is_terminal:  # the bar does not move in a log file
-                own.append(EpochLines())
-            own += [RunSummary(), SkipNonFinite(), cli_checkpoint.KeepData(self._data_config())]
-            own.append(MonitorCheck())
-            if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
-                # ModelCheckpoint's own save_last writes only when the best ones change, which is too seldom to resume.
-                own.append(LastCheckpoint(checkpoint.dirpath, every_n_steps))
-            if trainer["logger"] is not False and not trainer["fast_dev_run"]:
-                own += [LearningRateMonitor(logging_interval="step"), BatchPictures(), StabilityMonitor()]
-        if self.subcommand == "predict":
-            own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
-        return own
 
     def _data_config(self) -> dict[str, Any]:
         self._dump_config()
@@ -297,17 +271,6 @@ def run(argv: list[str]) -> LookupViTCLI:
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
-
-
-def _option(args: list[str], name: str) -> str | None:
-    """The last value of ``--name`` among the arguments."""
-    value = None
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            value = args[i + 1]
-        elif arg.startswith(f"--{name}="):
-            value = arg.partition("=")[2]
-    return value
 
 
 def _model_name(model: Any) -> str | None:
