@@ -1,17 +1,20 @@
-"""Trains on one GPU with ddp, fsdp and fsdp2 in bfloat16, compiled and not, and resumes each from the others.
+"""What has to hold on one GPU: strategies, precisions, the three tasks, LoRA, graph capture, eager and compiled.
 
-One command, under 8 minutes; each cell of the table is `lookupvit fit` with the shipped configuration of its strategy,
-in a process of its own with a time limit. A cell that fails stands in the table with its error, and the exit code is 1.
+One command, under 10 minutes. Cells of strategies (ddp with NCCL, fsdp, fsdp2) are `lookupvit fit` with the shipped
+configuration, resumed from each other; the rest trains on one batch (`gpu_check_direct.py`). Each is a process of its
+own with a time limit. A cell that fails stands in the table with its error, and the exit code is 1.
 Needs torch, torchvision, lightning, torchmetrics, jsonargparse and omegaconf; whatever else the project imports and is
 not installed gets an empty stand-in (`gpu_check_standins.py`).
 
     python benchmarks/gpu_check.py                         # writes outputs/gpu_check/gpu_check.{json,md}
-    python benchmarks/gpu_check.py --device cpu --quick    # to try the program out; Lightning's FSDP needs a GPU
+    python benchmarks/gpu_check.py --device cpu --quick    # to try the program out; Lightning's FSDP needs a GPU, and
+                                                           # tracing stands in for graph capture, gloo for NCCL
 """
 
 import argparse
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +23,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 STRATEGIES = ("ddp", "fsdp", "fsdp2")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
+TASKS = ("image", "video", "caption")
+GROUPS = ("strategies", "precisions", "tasks", "lora", "graph", "compiled", "resumes")
 COLUMNS = (
     "cell",
     "result",
@@ -36,24 +42,39 @@ COLUMNS = (
 STEPS, PER_EPOCH, SAVE_EVERY = 20, 10, 15
 
 
-def cells(strategies: list[str], quick: bool) -> list[dict]:
-    """What is run, the most important first: a training with each strategy, resumes across them, compiled trainings."""
-    trained = [{"strategy": name, "compile": False, "resume": None} for name in strategies]
-    resumed = [
-        {"strategy": name, "compile": False, "resume": source}
-        for source in strategies
-        for name in strategies
-        if not quick or (source, name) == (strategies[0], strategies[-1])
-    ]
-    compiled = [{"strategy": name, "compile": True, "resume": None} for name in strategies if not quick]
-    return [{**cell, "name": name_of(cell)} for cell in trained + resumed + compiled]
+def cells(strategies: list[str], quick: bool, groups: list[str]) -> list[dict]:
+    """What is run, the most important first."""
+    fit = {"kind": "fit", "compile": False, "resume": None}
+    direct = {"kind": "direct", "task": "image", "precision": "bf16-mixed", "compile": False, "resume": None}
+    eager = [{**direct, "precision": precision} for precision in PRECISIONS]
+    found = {
+        "strategies": [{**fit, "strategy": name} for name in strategies],
+        "precisions": eager,
+        "tasks": [{**direct, "task": task} for task in TASKS if task != "image"],
+        "lora": [{**direct, "kind": "lora"}],
+        "graph": [{**direct, "kind": "graph"}],
+        "compiled": [{**cell, "compile": True} for cell in eager]
+        + [{**fit, "strategy": name, "compile": True} for name in strategies if not quick],
+        "resumes": [
+            {**fit, "strategy": name, "resume": source}
+            for source in strategies
+            for name in strategies
+            if not quick or (source, name) == (strategies[0], strategies[-1])
+        ],
+    }
+    return [{**cell, "name": name_of(cell)} for group in GROUPS if group in groups for cell in found[group]]
 
 
 def name_of(cell: dict) -> str:
-    """Such as ``fsdp2, compiled`` or ``ddp -> fsdp``."""
+    """Such as ``fsdp2, compiled``, ``ddp -> fsdp`` or ``video, bf16-mixed``."""
     if cell["resume"]:
         return f"{cell['resume']} -> {cell['strategy']}"
-    return cell["strategy"] + (", compiled" if cell["compile"] else "")
+    compiled = ", compiled" if cell["compile"] else ""
+    if cell["kind"] == "fit":
+        return cell["strategy"] + compiled
+    if cell["kind"] != "direct":
+        return {"lora": "LoRA", "graph": "graph capture"}[cell["kind"]]
+    return f"{cell['task']}, {cell['precision']}{compiled}"
 
 
 def arguments(cell: dict, folder: Path, device: str, quick: bool) -> list[str]:
@@ -96,7 +117,7 @@ def arguments(cell: dict, folder: Path, device: str, quick: bool) -> list[str]:
 
 def checkpoint(folder: Path, name: str, file: str = "last.ckpt") -> Path:
     """A checkpoint of a training."""
-    return folder / name / "checkpoints" / file
+    return folder / name / "version_0" / "checkpoints" / file
 
 
 def run_here(cell: dict, folder: Path, device: str, quick: bool) -> None:
@@ -104,6 +125,12 @@ def run_here(cell: dict, folder: Path, device: str, quick: bool) -> None:
     import gpu_check_standins
 
     gpu_check_standins.install()
+    if cell["kind"] != "fit":
+        import gpu_check_direct
+
+        figures = gpu_check_direct.run(cell, device, quick)
+        (folder / "cell.json").write_text(json.dumps(figures))
+        return
     import torch
 
     from lookupvit.cli import main as lookupvit
@@ -163,7 +190,7 @@ def table(rows: list[dict], title: str) -> str:
     note = (
         "difference: largest difference of a weight between the resumed run and the end of the run whose checkpoint of "
         f"step {SAVE_EVERY} it went on from, {STEPS - SAVE_EVERY} steps later. "
-        "ms/step: median of the last 8 steps, loader included."
+        "Of a graph: between replay and model. ms/step: median of the last 8 steps, loader included."
     )
     return "\n".join([*lines, "", note, ""])
 
@@ -173,7 +200,8 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--quick", action="store_true", help="a tiny model and one resume")
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
-    parser.add_argument("--budget", type=float, default=450, help="seconds; no cell is started that may outlast them")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=list(GROUPS), help="these groups of cells")
+    parser.add_argument("--budget", type=float, default=570, help="seconds; no cell is started that may outlast them")
     parser.add_argument("--limit", type=float, default=120, help="seconds of one cell")
     parser.add_argument("--output", type=Path, default=Path("outputs/gpu_check"))
     parser.add_argument("--cell", help=argparse.SUPPRESS)
@@ -184,16 +212,15 @@ def main() -> int:
         run_here(json.loads(args.cell), args.output, {"cuda": "gpu"}.get(args.device, "cpu"), args.quick)
         return 0
     args.output.mkdir(parents=True, exist_ok=True)
-    for old in args.output.glob("*/checkpoints"):  # of an earlier check
-        for file in old.glob("*.ckpt"):
-            file.unlink()
+    for old in args.output.glob("*/version_*"):  # of an earlier check
+        shutil.rmtree(old)
     begun, rows = time.monotonic(), []
     import torch
 
     device = "cpu" if args.device == "cpu" else torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    for cell in cells(args.strategies, args.quick):
+    for cell in cells(args.strategies, args.quick, args.only):
         left = args.budget - (time.monotonic() - begun)
-        if cell["strategy"] == "fsdp" and args.device == "cpu":
+        if cell.get("strategy") == "fsdp" and args.device == "cpu":
             row = {"result": "not run: Lightning's FSDP needs a GPU"}
         elif cell["resume"] and not checkpoint(args.output, cell["resume"], "last.previous.ckpt").is_file():
             row = {"result": f"not run: {cell['resume']} left no checkpoint"}

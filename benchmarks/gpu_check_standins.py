@@ -19,6 +19,8 @@ import torch
 import torchmetrics  # noqa: F401
 import torchvision  # noqa: F401
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins import MixedPrecision
+from torch import nn
 
 # Of the project's dependencies, what a training of images does without.
 OPTIONAL = (
@@ -133,6 +135,36 @@ def install() -> None:
     sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__name__ != "_AfterTimm"]
 
 
+def half_on_cpu() -> MixedPrecision:
+    """16-mixed with a gradient scaler on a CPU, where Lightning would take bfloat16."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+
+
+class Lora(nn.Module):
+    """A low-rank adapter beside a linear layer, which stays as it is: as peft has it, `weight` and `bias` included."""
+
+    def __init__(self, base_layer: nn.Linear, rank: int = 4) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.lora_a = nn.Parameter(torch.randn(rank, base_layer.in_features) / base_layer.in_features**0.5)
+        self.lora_b = nn.Parameter(torch.zeros(base_layer.out_features, rank))
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The linear layer's."""
+        return self.base_layer.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """The linear layer's."""
+        return self.base_layer.bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(..., in_features)`` to ``(..., out_features)``."""
+        return self.base_layer(x) + nn.functional.linear(nn.functional.linear(x, self.lora_a), self.lora_b)
+
+
 class Watch(Callback):
     """Notes a training's figures in `Watch.figures`."""
 
@@ -140,6 +172,7 @@ class Watch(Callback):
 
     def __init__(self) -> None:
         self._times: list[float] = []
+        self.losses: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -149,6 +182,7 @@ class Watch(Callback):
             torch.cuda.synchronize()
         self._times.append(time.perf_counter())
         Watch.figures["last loss"] = float(outputs["loss"])
+        self.losses.append(Watch.figures["last loss"])
         self._batch = len(batch[0])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,7 +16,7 @@ from lookupvit.analysis.plots import plot_differences
 from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.report import environment
 from lookupvit.cli_lightning import run as run_command
-from lookupvit.cli_runs import Planned, Trained, train
+from lookupvit.cli_runs import Planned, Trained, common_output, here, resolve, train
 from lookupvit.model.grid import size_name
 
 _EPILOG = """\
@@ -37,7 +37,11 @@ def ablate(argv: list[str]) -> None:
         raise ValueError(f"two configurations are named {twice.pop()}: their runs would share a folder")
     if len(set(args.seeds)) < len(args.seeds):
         raise ValueError(f"--seeds {' '.join(map(str, args.seeds))}: each once")
-    console, folder = Console(), Path(args.output)
+    console = Console()
+    if args.output_dir is None:  # as the configurations say
+        folder = common_output({file: resolve(["--config", file, *passed]) for file in args.configs}) / "ablation"
+    else:
+        folder = Path(args.output_dir)
     # seed by seed, so that an interrupted grid has whole comparisons
     runs = [(name, config, seed) for seed in args.seeds for name, config in zip(names, args.configs, strict=True)]
     planned = [
@@ -113,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, the baseline first")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="one training of each; 0")
-    parser.add_argument("--output", default="outputs/ablation", help="folder of the runs and of the table")
+    parser.add_argument(
+        "--output_dir",
+        "--output",
+        help="folder of the runs and of the table; by default ablation in the configurations' own, outputs/ablation",
+    )
     parser.add_argument("--title", default="ablation", help="name of the files with the table")
     return parser
 
@@ -122,7 +130,7 @@ def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[
     """Test figures of a run; kept in its folder, so that they are measured once."""
     file = folder / "test.json"
     if not file.is_file():
-        argv = ["test", "--config", config, *passed, "--ckpt_path", str(one.checkpoint), "--output_dir", str(folder)]
+        argv = ["test", "--config", config, *passed, "--ckpt_path", str(one.checkpoint), *here(folder)]
         done = run_command([*argv, "--name", "test", "--trainer.logger", "false"])
         model = done.model.model.eval()
         metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}

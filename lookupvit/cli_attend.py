@@ -83,7 +83,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=parse_size, metavar="HxW", help="compressed size; the model's own by default")
     parser.add_argument("--layer", type=int, default=-1, help="block of the gather pictures; -1 is the last")
     parser.add_argument("--head", type=int, help="its attention head, from 0; the mean of all by default")
-    parser.add_argument("--output", default="outputs/attend", help="folder for everything that is written")
+    parser.add_argument(
+        "--output_dir",
+        "--output",
+        dest="output",
+        default="outputs/attend",
+        help="folder for everything that is written",
+    )
     return parser
 
 

@@ -12,7 +12,9 @@ from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.timing import interleave
+from lookupvit.callbacks import LastCheckpoint
 from lookupvit.cli_lightning import run
+from lookupvit.cli_runs import common_output, here, resolve
 from lookupvit.model.grid import size_name
 
 _BATCH = 64  # images of one call when throughput is timed
@@ -34,11 +36,18 @@ def compare(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one a model")
-    parser.add_argument("--output_dir", default="outputs", help="folder of the runs and of the comparison")
+    parser.add_argument(
+        "--output_dir",
+        "--output",
+        help="folder of the runs and of the comparison; by default the configurations' own, outputs",
+    )
     parser.add_argument("--title", default="compare", help="name of the JSON and PNG written into the output folder")
     args, shared = parser.parse_known_args(argv)
     console = Console()
-    shared += ["--output_dir", args.output_dir]
+    settings = {file: resolve(["--config", file, *shared]) for file in args.configs}
+    _refuse_equal_names(settings)
+    out = common_output(settings) if args.output_dir is None else Path(args.output_dir)
+    shared += here(out)
 
     rows, curves, models = [], {}, {}
     for config in args.configs:
@@ -47,7 +56,7 @@ def compare(argv: list[str]) -> None:
         fit = run(["fit", "--config", config, *shared])
         seconds = time.perf_counter() - start
         folder = Path(fit.trainer.log_dir)
-        checkpoint = folder / "checkpoints" / "last.ckpt"
+        checkpoint = next(c.last_good for c in fit.trainer.callbacks if isinstance(c, LastCheckpoint))
         test = run(["test", "--config", config, "--ckpt_path", str(checkpoint), *shared])
         model, task = test.model.model.eval(), test.model
         label = fit.config["fit"].get("name") or folder.parent.name
@@ -69,11 +78,27 @@ def compare(argv: list[str]) -> None:
     for row, rate in zip(rows, _images_per_second(models), strict=True):
         row["images_per_second"] = rate
 
-    out = Path(args.output_dir)
     (out / f"{args.title}.json").write_text(json.dumps(rows, indent=2) + "\n")
     picture = plot_curves(curves, out / f"{args.title}.png")
     console.print(_table(rows))
     console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)
+
+
+def _refuse_equal_names(settings: dict[str, dict]) -> None:
+    """Raises if two runs would share a folder and a row.
+
+    Args:
+        settings: by configuration file, from `resolve`.
+    """
+    files: dict[str, str] = {}
+    for file, found in settings.items():
+        name = found.get("name") or found.get("model.name")
+        if name in files:
+            raise ValueError(
+                f"{files[name]} and {file} are both named {name}: their runs would share a folder and a row; give each "
+                "a name of its own"
+            )
+        files[name] = file
 
 
 def _images_per_second(models: dict[str, tuple]) -> list[float]:

@@ -52,9 +52,7 @@ def _merge(so_far: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for key, value in content.items():
         before = so_far.get(key)
-        if not isinstance(value, dict) or not isinstance(before, dict):
-            so_far[key] = value
-        elif _other_class(before, value):
+        if not isinstance(value, dict) or not isinstance(before, dict) or _other_class(before, value):
             so_far[key] = value
         else:
             so_far[key] = dict(before)
@@ -96,3 +94,14 @@ def _with_included(file: Path, parents: tuple[Path, ...]) -> list[tuple[Path, di
     for name in [included] if isinstance(included, str) else included:
         files += _with_included(file.parent / name, (*parents, file))
     return [*files, (file, content)]
+
+
+def option_of(args: list[str], name: str) -> str | None:
+    """The last value of ``--name`` among the arguments."""
+    value = None
+    for i, arg in enumerate(args):
+        if arg == f"--{name}" and i + 1 < len(args):
+            value = args[i + 1]
+        elif arg.startswith(f"--{name}="):
+            value = arg.partition("=")[2]
+    return value

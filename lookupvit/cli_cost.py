@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--candidates", type=_size, nargs="+", help="sizes to choose from; the lookup grid's aspect if not"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda: of the training step, and of --budget_ms")
-    parser.add_argument("--output", help="folder for cost.md, cost.json and cost.csv")
+    parser.add_argument("--output_dir", "--output", dest="output", help="folder for cost.md, cost.json and cost.csv")
     return parser
 
 

@@ -9,38 +9,36 @@ from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 import datamodules
-from lookupvit import cli_checkpoint, tasks, trust
-from lookupvit.callbacks import (
-    BatchPictures,
-    EpochLines,
-    LastCheckpoint,
-    PredictionWriter,
-    RunSummary,
-    SkipNonFinite,
-    StabilityMonitor,
-)
+from lookupvit import cli_checkpoint, cli_monitor, cli_run_folder, tasks, trust
+from lookupvit.callbacks import LastCheckpoint, PredictionWriter
 from lookupvit.checkpoint_io import AtomicCheckpointIO
-from lookupvit.cli_config import expand_includes
+from lookupvit.cli_callbacks import own_callbacks
+from lookupvit.cli_config import expand_includes, option_of
 from lookupvit.cli_errors import explain
+from lookupvit.tasks.base import Task
 
 # Sizes that are written once, in the data, and flow to the model.
 LINKED = ("num_classes", "img_size")
 FRAMES = "num_frames"  # likewise, of clips; other data and models do not know it
 # Shorter names of what is asked for at inference.
-_SHORT = {"--budget_gmacs": "--model.budget_gmacs", "--cascade": "--model.cascade"}
+_SHORT = {
+    "--budget_gmacs": "--model.budget_gmacs",
+    "--cascade": "--model.cascade",
+    "--output": "--output_dir",  # its name in other commands once
+}
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
 
 
 class LookupViTCLI(LightningCLI):
     """LightningCLI with checkpoints that yield to the command line, and errors of one line."""
+
+    _lock: Any = None  # on the run's folder
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """A parser that raises instead of exiting, and takes no abbreviated options."""
@@ -49,7 +47,8 @@ class LookupViTCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the output folder, the checkpoints, and the links from data to model."""
-        parser.add_argument("--output_dir", type=str, default="outputs", help="Folder of all experiments.")
+        output = cli_run_folder.OUTPUT_DIR
+        parser.add_argument("--output_dir", type=str, default=output, help="Folder of all experiments.")
         parser.add_argument(
             "--name",
             type=str | None,
@@ -69,14 +68,7 @@ class LookupViTCLI(LightningCLI):
             help="Write last.ckpt every so many optimiser steps, besides at the end of each epoch.",
         )
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": "val/top1",
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "epoch{epoch:03d}-top1_{val/top1:.4f}",
-                "checkpoint.auto_insert_metric_name": False,
-            }
-        )
+        parser.set_defaults({**cli_monitor.defaults(Task), "checkpoint.auto_insert_metric_name": False})
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
@@ -96,7 +88,7 @@ class LookupViTCLI(LightningCLI):
         ]
         args = expand_includes(args)
         command, rest = args[0], args[1:]
-        path = _option(rest, "ckpt_path")
+        path = option_of(rest, "ckpt_path")
         self.resume_last = False
         if path is None or path in ("last", "best"):
             self.config = self._parse(args)
@@ -126,6 +118,7 @@ class LookupViTCLI(LightningCLI):
         self.config[command]["include"] = None  # the saved configuration is complete
 
     def _parse(self, args: list[str]) -> Any:
+        self._subcommand_parsers[args[0]].set_defaults(cli_monitor.defaults(cli_monitor.task_of(args[1:])))
         try:
             config = self.parser.parse_args(args)
         except argparse.ArgumentError as error:
@@ -177,21 +170,33 @@ class LookupViTCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with the callbacks and the logger that the configuration leaves open."""
         config = self.config_init[self.subcommand]
-        trainer, folder = config["trainer"], self._experiment(config)
-        if trainer["default_root_dir"] is None:
-            kwargs["default_root_dir"] = folder
-        if self.subcommand != "fit" or trainer["logger"] is False:  # without a logger there is no folder for each run
+        trainer, folder, checkpoint = config["trainer"], self._experiment(config), config["checkpoint"]
+        fit = self.subcommand == "fit" and not trainer["fast_dev_run"]
+        own_logger = trainer["logger"] is None or trainer["logger"] is True
+        run = None
+        if not fit:
             self.save_config_callback = None
-        if trainer["logger"] is None or trainer["logger"] is True:
-            version = self._version_to_continue(folder)
-            if version is not None:
-                self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": True}
+        if fit or (own_logger and not trainer["fast_dev_run"]):
+            run = self._run_to_continue(folder) or cli_run_folder.claim(folder)
+        if fit and run is not None:
+            writes = trainer["enable_checkpointing"] is not False and "://" not in str(checkpoint.dirpath)
+            self._lock = cli_run_folder.lock(Path(checkpoint.dirpath or run)) if writes else None
+        kwargs["default_root_dir"] = run if fit and run is not None else folder
+        if own_logger:
+            version = None if run is None else run.name
             kwargs["logger"] = TensorBoardLogger(folder.parent, folder.name, version, default_hp_metric=False)
         callbacks = trainer["callbacks"] or []
         callbacks = list(callbacks) if isinstance(callbacks, list) else [callbacks]
-        for callback in self._own_callbacks(trainer, config["checkpoint"], config["save_every_n_steps"]):
+        own = own_callbacks(self.subcommand, trainer, checkpoint, config["save_every_n_steps"])
+        if self.subcommand == "fit":
+            own.append(cli_checkpoint.KeepData(self._data_config()))
+        if self.subcommand == "predict":
+            own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
+        for callback in own:
             if not any(isinstance(other, type(callback)) for other in callbacks):
                 callbacks.append(callback)
+        if fit and run is not None:
+            cli_run_folder.keep_checkpoints_in(run, [checkpoint, *callbacks])
         kwargs["callbacks"] = callbacks
         plugins = _listed(trainer["plugins"] or [])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -202,33 +207,16 @@ class LookupViTCLI(LightningCLI):
         made.callbacks.sort(key=lambda callback: isinstance(callback, LastCheckpoint))  # it is to know of a new best
         return made
 
-    def _version_to_continue(self, folder: Path) -> str | None:
+    def _run_to_continue(self, folder: Path) -> Path | None:
         """The run's folder that ``fit --ckpt_path last`` goes on in, with its curves and its best checkpoints."""
         path = self.config_init[self.subcommand].get("ckpt_path")
         if self.subcommand != "fit" or not self.resume_last or path is None:
             return None
         run = Path(path).absolute().parents[1]
-        return run.name if run.parent == folder.absolute() and run.name.startswith("version_") else None
-
-    def _own_callbacks(
-        self, trainer: dict[str, Any], checkpoint: ModelCheckpoint, every_n_steps: int | None
-    ) -> list[Callback]:
-        own: list[Callback] = []
-        given = trainer["callbacks"] if isinstance(trainer["callbacks"], list) else [trainer["callbacks"]]
-        if trainer["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in given):
-            own.append(RichProgressBar())
-        if self.subcommand == "fit":
-            if not Console().is_terminal:  # the bar does not move in a log file
-                own.append(EpochLines())
-            own += [RunSummary(), SkipNonFinite(), cli_checkpoint.KeepData(self._data_config())]
-            if trainer["enable_checkpointing"] is not False and not trainer["fast_dev_run"]:
-                # ModelCheckpoint's own save_last writes only when the best ones change, which is too seldom to resume.
-                own.append(LastCheckpoint(checkpoint.dirpath, every_n_steps))
-            if trainer["logger"] is not False and not trainer["fast_dev_run"]:
-                own += [LearningRateMonitor(logging_interval="step"), BatchPictures(), StabilityMonitor()]
-        if self.subcommand == "predict":
-            own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
-        return own
+        if run.parent != folder.absolute() or not run.name.startswith("version_"):
+            return None
+        self.save_config_kwargs = {**self.save_config_kwargs, "overwrite": True}
+        return folder / run.name
 
     def _data_config(self) -> dict[str, Any]:
         self._dump_config()
@@ -241,7 +229,7 @@ class LookupViTCLI(LightningCLI):
     def _experiment(self, config: Any) -> Path:
         """Output folder of the experiment: OUTPUT_DIR/NAME."""
         name = config.get("name") or _model_name(config.get("model")) or "lookupvit"
-        return Path(config.get("output_dir")) / name
+        return cli_run_folder.output_folder(config.get("output_dir"), config["trainer"]["default_root_dir"]) / name
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand)
@@ -259,6 +247,9 @@ class LookupViTCLI(LightningCLI):
                 raise
             path = self.config[subcommand].get("ckpt_path")
             raise ValueError(cli_checkpoint.explain_mismatch(str(error), path)) from error
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
 
 def run(argv: list[str]) -> LookupViTCLI:
@@ -289,17 +280,6 @@ def run(argv: list[str]) -> LookupViTCLI:
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
-
-
-def _option(args: list[str], name: str) -> str | None:
-    """The last value of ``--name`` among the arguments."""
-    value = None
-    for i, arg in enumerate(args):
-        if arg == f"--{name}" and i + 1 < len(args):
-            value = args[i + 1]
-        elif arg.startswith(f"--{name}="):
-            value = arg.partition("=")[2]
-    return value
 
 
 def _model_name(model: Any) -> str | None:

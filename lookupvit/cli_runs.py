@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lookupvit.cli_checkpoint import find_checkpoint, plain
 from lookupvit.cli_lightning import run as run_command
+from lookupvit.cli_run_folder import output_folder
 from lookupvit.trust import read_json
 
 # Settings that say where things are or how fast they go, not what comes out.
@@ -27,6 +28,7 @@ _FREE = (
     "config",
     "ckpt_path",
     "weights_only",
+    "trainer.default_root_dir",
     "trainer.enable_progress_bar",
     "data.num_workers",
     "data.prefetch_factor",
@@ -88,8 +90,8 @@ def train(
     """
     arguments, settings = {}, {}
     for one in planned:
-        arguments[one.name] = [*one.argv, "--output_dir", str(output), "--name", one.name]
-        settings[one.name] = _resolve(arguments[one.name])
+        arguments[one.name] = [*one.argv, *here(output), "--name", one.name]
+        settings[one.name] = _settings(arguments[one.name])
         if settings[one.name]["trainer.devices"] == "auto":  # of several GPUs one
             arguments[one.name] += ["--trainer.devices", "1"]
     if check is not None:
@@ -103,11 +105,44 @@ def train(
     return [_trained(one.name, output / one.name) for one in planned]
 
 
-def _resolve(argv: list[str]) -> dict[str, Any]:
+def here(output: Path) -> list[str]:
+    """Options that send a run to a folder, whatever its configuration says."""
+    return ["--output_dir", str(output), "--trainer.default_root_dir", "null"]
+
+
+def resolve(argv: list[str]) -> dict[str, Any]:
     """The whole configuration that `fit` would run with, as `--print_config` shows it, by dotted names."""
     with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
         run_command(["fit", *argv, "--print_config"])
-    settings = _flatten(yaml.safe_load(text.getvalue()), "")
+    return _flatten(yaml.safe_load(text.getvalue()), "")
+
+
+def common_output(configs: dict[str, dict[str, Any]]) -> Path:
+    """The one folder that configurations, by their files, send their runs to.
+
+    Args:
+        configs: from `resolve`.
+
+    Raises:
+        ValueError: if they name two.
+    """
+    found = {
+        file: output_folder(settings["output_dir"], settings.get("trainer.default_root_dir"))
+        for file, settings in configs.items()
+    }
+    (first, folder), *others = found.items()
+    for file, other in others:
+        if other != folder:
+            raise ValueError(
+                f"{first} writes to {folder} and {file} to {other}: give --output_dir, one folder for the runs and "
+                "the table"
+            )
+    return folder
+
+
+def _settings(argv: list[str]) -> dict[str, Any]:
+    """What `resolve` gives, as far as it decides what comes out."""
+    settings = resolve(argv)
     if settings.get("trainer.devices") not in (1, "1", "auto"):
         raise ValueError(
             f"--trainer.devices {settings['trainer.devices']}: these runs train on one device each; train "
@@ -143,7 +178,7 @@ def _is_done(folder: Path, settings: dict[str, Any]) -> bool:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
                 raise ValueError(
                     f"{folder} was run with --{first} {saved.get(first)}, now it is {settings.get(first)}{more}: "
-                    "give the old settings, or another --output"
+                    "give the old settings, or another --output_dir"
                 )
     return done.is_file()
 

@@ -116,7 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=_positive, default=MIN_ROUNDS, help="rounds of timing; 1 for a quick look")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda by default where there is one")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names of the checkpoints in tables and pictures")
-    parser.add_argument("--output", default="outputs/sweep", help="folder for everything that is written")
+    parser.add_argument(
+        "--output_dir", "--output", dest="output", default="outputs/sweep", help="folder for everything that is written"
+    )
     parser.add_argument("--title", default="sweep", help="name of the files in it")
     training = parser.add_argument_group("training first")
     training.add_argument("--config", metavar="FILE", help="train from this configuration, then sweep what came out")

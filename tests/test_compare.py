@@ -50,3 +50,27 @@ def test_mistakes_are_one_line(capsys, tmp_path):
     assert main(["compare", str(tmp_path / "none.yaml")]) == 2
     error = capsys.readouterr().err
     assert "none.yaml does not exist" in error and error.count("\n") == 1
+
+
+def test_equal_names_and_two_output_folders_are_refused_before_training(capsys, tmp_path, image_tree):
+    files = [str(tmp_path / f"{file}.yaml") for file in "abc"]
+    for file, name, output in zip(files, ("one", "one", "two"), ("x", "x", "y"), strict=True):
+        text = CONFIG.format(model="vit_tiny_patch4_32", root=image_tree, name=name)
+        (tmp_path / file).write_text(text + f"output_dir: {tmp_path / output}\n")
+    assert main(["compare", *files[:2]]) == 2
+    assert f"{files[0]} and {files[1]} are both named one" in capsys.readouterr().err
+    for command in ("compare", "ablate"):
+        assert main([command, files[0], files[2]]) == 2
+        error = capsys.readouterr().err
+        assert f"{files[0]} writes to {tmp_path / 'x'}" in error and "give --output_dir" in error
+    assert not (tmp_path / "x").exists() and not (tmp_path / "y").exists()
+
+
+def test_the_configurations_own_output_folder(tmp_path, image_tree):
+    file = tmp_path / "one.yaml"
+    text = CONFIG.format(model="vit_tiny_patch4_32", root=image_tree, name="one")
+    file.write_text(text + f"output_dir: {tmp_path / 'own'}\n")
+    assert main(["compare", str(file), "--trainer.limit_train_batches", "1"]) == 0
+    assert (tmp_path / "own" / "compare.json").is_file() and (tmp_path / "own" / "one" / "version_0").is_dir()
+    assert main(["ablate", str(file), "--trainer.limit_train_batches", "1"]) == 0
+    assert (tmp_path / "own" / "ablation" / "ablation.json").is_file()

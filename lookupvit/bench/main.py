@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--budget", type=float, default=330.0, help="seconds after which no table is started")
     one.add_argument("--train_batch", type=int, default=64)
     one.add_argument("--quick", action="store_true", help="a tiny model, to try the program out")
-    one.add_argument("--output", default="outputs/bench", help="folder for the tables")
+    one.add_argument("--output_dir", "--output", dest="output", default="outputs/bench", help="folder for the tables")
 
     one = suites.add_parser("all", help="every CPU table of docs/PERFORMANCE.md, in minutes")
     everything.add_options(one)
@@ -216,5 +216,5 @@ def _common_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--rounds", type=int, default=9, help=f"rounds, {MIN_ROUNDS} or more")
     one.add_argument("--profile", action="store_true", help="print the ten most expensive operators instead")
     one.add_argument("--quick", action="store_true", help="tiny shapes and two rounds, to try the program out")
-    one.add_argument("--output", default="outputs/bench", help="folder for the tables")
+    one.add_argument("--output_dir", "--output", dest="output", default="outputs/bench", help="folder for the tables")
     one.add_argument("--name", help="name of the files; the suite's by default")

@@ -2,6 +2,7 @@
 
 from lookupvit.callbacks.last import EXIT_REQUEUE, LastCheckpoint, Preempted
 from lookupvit.callbacks.lines import EpochLines
+from lookupvit.callbacks.monitor import MonitorCheck
 from lookupvit.callbacks.nonfinite import NonFiniteError, SkipNonFinite
 from lookupvit.callbacks.pictures import BatchPictures
 from lookupvit.callbacks.predictions import PredictionWriter
@@ -15,6 +16,7 @@ __all__ = [
     "EpochLines",
     "ExactResume",
     "LastCheckpoint",
+    "MonitorCheck",
     "NonFiniteError",
     "PredictionWriter",
     "Preempted",

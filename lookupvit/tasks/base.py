@@ -43,6 +43,8 @@ class Task(LightningModule):
         ValueError: If an option has a value that does not fit.
     """
 
+    monitor = ("val/top1", "max")  # what the best checkpoint is chosen by
+
     def __init__(
         self,
         lr: float = 1e-3,

@@ -73,6 +73,8 @@ class CaptioningTask(CaptionerSetup):
 
     prediction_writer = CaptionWriter
 
+    monitor = ("val/cider", "max")
+
     def __init__(
         self,
         name: str,
