@@ -1,6 +1,5 @@
 """More hostile files for `hostile.py`: weights, exported folders, shards, images, videos, annotations, small files."""
 
-import gzip
 import io
 import json
 import pickle
@@ -136,8 +135,9 @@ def _sample(prefix: str) -> Callable[[tarfile.TarFile], None]:
 
 def _bomb(tar: tarfile.TarFile) -> None:
     entry = tarfile.TarInfo("a.jpg")
-    entry.size = 2**30
-    tar.addfile(entry, gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(bytes(2**30), 1))))
+    entry.size = 2**28 + 1
+    with open("/dev/zero", "rb") as zeros:
+        tar.addfile(entry, zeros)
 
 
 shard("absolute name", _sample("/tmp/../victim"))
