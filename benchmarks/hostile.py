@@ -23,11 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 import hostile_data  # noqa: E402, F401 (enters its cases)
+import hostile_pictures  # noqa: E402, F401 (likewise)
 from fuzz import apart, refused, run  # noqa: E402
 from hostile_files import CASES, base, quiet  # noqa: E402
 
 MEMORY = 6 * 2**30
-MINE = ("cat shards/_info.json",)  # what the user's own pipe: of some cases is, for a file that no file names
+MINE = "cat shards/_info.json"  # what the user's own pipe: of some cases is, for a file that no file names
 _EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Data: pass\nclass Task: pass\n"
 
 
@@ -68,9 +69,7 @@ def one(make: Callable, folder: Path) -> str:
     sys.path.insert(0, str(folder))
     os.environ["SECRET"] = "s3cr3t-of-the-environment"
     task = make()
-    limit = (
-        int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmSize"))) * 1024 + MEMORY
-    )
+    limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     before = {path for path in folder.rglob("*") if "out" not in path.parts}
     seen, printed = watch(), ""

@@ -1,6 +1,7 @@
 """Folders of sharded weights, as FSDP writes them: looked through before torch unpickles what is in them."""
 
 import io
+import pathlib
 import pickle
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 _METADATA = ".metadata"
 # What the index of torch.distributed.checkpoint is made of.
 _HOMES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")  # of where it was written
 _NAMES = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -25,6 +27,8 @@ class _Index(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         plain = name.isidentifier()  # no dots, which would lead through a class to what it imports
         found = super().find_class(module, name) if plain and (module in _HOMES or module == "torch") else None
+        if module.split(".")[0] == "pathlib" and name in _PATHS:
+            return getattr(pathlib, name)
         ours = module in _HOMES and isinstance(found, type) and found.__module__ == module
         if ours or (module == "torch" and isinstance(found, torch.dtype)) or (module, name) in _NAMES:
             return found if found is not None else super().find_class(module, name)

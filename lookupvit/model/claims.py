@@ -69,19 +69,20 @@ def check_described(cls: type[nn.Module], arguments: Mapping[str, Any], held: in
 
 def _parameters(hparams: Mapping[str, Any]) -> int:
     known = model_arguments(hparams["name"])
+    small = {"compressed_size": 1} if "compressed_size" in known else {}  # it has no parameters of its own
     with torch.device("meta"):
         if "decoder" in hparams:
             model = Captioner(
                 hparams["name"],
                 hparams.get("vocab_size"),
                 hparams.get("img_size"),
+                memory=hparams.get("memory"),
+                **small,
                 encoder_args=hparams.get("args"),
                 decoder_args=hparams.get("decoder"),
             )
         else:
             given = {key: hparams[key] for key in _OPTIONS if hparams.get(key) is not None and key in known}
-            if hparams.get("compressed_size") is not None and "compressed_size" in known:
-                given["compressed_size"] = tuple(hparams["compressed_size"])
             given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-            model = create_model(hparams["name"], **{**(hparams.get("args") or {}), **given})
+            model = create_model(hparams["name"], **{**(hparams.get("args") or {}), **given, **small})
     return sum(parameter.numel() for parameter in model.parameters())
