@@ -14,7 +14,7 @@ else
 READY =
 endif
 
-.PHONY: help install demo demo-caption demo-video test test-slow test-stacks lint format bench chaos fuzz clean
+.PHONY: help install demo demo-caption demo-video test test-slow test-stacks lint format bench chaos fuzz mutants clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,9 @@ chaos: $(READY)  ## kill and resume training KILLS times, with 0 and 2 workers, 
 fuzz: $(READY)  ## 300 mutated configurations, 200 damaged and 140 hostile files: nothing hangs, fails silently or runs (20 minutes)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --configs 300 --files 200
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/hostile.py
+
+mutants: $(READY)  ## small changes to the code, each of which a test must notice; goes on where it stopped (an hour)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --sample 300
 
 clean:  ## remove what was built, not the data
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs

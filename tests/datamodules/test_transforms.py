@@ -16,6 +16,7 @@ from datamodules.transforms import (
     train_transform,
     transform_options,
 )
+from datamodules.video_transforms import EvalTransform, TrainTransform
 
 
 def image(height=50, width=70, seed=0):
@@ -219,6 +220,30 @@ def test_a_window_that_is_not_square_is_covered_without_distortion(source, size)
     out = eval_transform(size, transform_options("light"))(image(*source))
     assert out.shape == (3, *size)
     assert out.std(dim=(1, 2)).min() > 0.1  # no padded bar: CenterCrop pads what is too small
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+def test_every_resize_is_antialiased(interpolation, size):
+    """Two white columns of four, four times smaller, are grey; without antialiasing the middle two are picked."""
+    grey = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": interpolation}
+    whole = transform_options("light", scale=(1, 1), ratio=(size[1] / size[0],) * 2, hflip=0.0, crop_pct=1.0, **grey)
+    stripes = torch.zeros(3, 4 * size[0], 4 * size[1], dtype=torch.uint8)
+    stripes[:, :, ::4] = stripes[:, :, 3::4] = 255
+    padded = transform_options("light", crop_padding=1, hflip=0.0, **grey)
+    clip = stripes.expand(2, -1, -1, -1)
+    outputs = {
+        "evaluation": eval_transform(size, whole)(stripes),
+        "crop": train_transform(size, whole)(stripes),
+        "clip, crop": TrainTransform(size, whole)(clip),
+        "clip, short side": TrainTransform(size, whole, short_side=(min(size), min(size)))(clip),
+        "clip, evaluation": EvalTransform(size, whole, crops=1)(clip),
+    }
+    for name, out in outputs.items():
+        inside = out[..., 2:-2]  # at the border less is averaged
+        assert inside.abs().max() < 0.05, name
+    inside = train_transform(size, padded)(stripes)[:, 2:-2, 4:-4]
+    assert inside.abs().max() < 0.05
 
 
 def samples(count=8, classes=5):

@@ -1,0 +1,64 @@
+"""Which mutants there are: every place that cosmic-ray can change, and the lines of its statement."""
+
+import ast
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: the `occurrence`-th that the operator finds in the file; `lines` are its statement's."""
+
+    file: str
+    operator: str
+    occurrence: int
+    line: int
+    lines: range
+    key: str
+
+
+def candidates(file: str, text: str, seed: int) -> Iterator[Mutant]:
+    """One mutant of every place of a file that an operator can change, outside of annotations."""
+    import cosmic_ray.plugins
+    from cosmic_ray.ast import ast_nodes, get_ast
+
+    operators = {name: cosmic_ray.plugins.get_operator(name) for name in sorted(cosmic_ray.plugins.operator_names())}
+    operators = {name: operator() for name, operator in operators.items() if not operator.arguments()}
+    tree, rows = ast.parse(text), text.splitlines()
+    hints = list(_annotations(tree))
+    found, same = Counter(), Counter()
+    places: dict[tuple, Mutant] = {}
+    for node in ast_nodes(get_ast(text)):
+        for name, operator in operators.items():
+            for index, (start, end) in enumerate(operator.mutation_positions(node)):
+                occurrence, found[name] = found[name], found[name] + 1
+                if any(low <= start and end <= high for low, high in hints):
+                    continue
+                label = f"{seed} {file} {name} {index} {start[1]} {rows[start[0] - 1].strip()}"
+                same[label] += 1
+                key = hashlib.sha256(f"{label} {same[label]}".encode()).hexdigest()[:16]
+                mutant = Mutant(file, name, occurrence, start[0], _statement(tree, start[0]), key)
+                if (start, end) not in places or key < places[start, end].key:
+                    places[start, end] = mutant
+    yield from places.values()
+
+
+def _annotations(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    for node in ast.walk(tree):
+        for hint in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+            if isinstance(hint, ast.AST):
+                yield (hint.lineno, hint.col_offset), (hint.end_lineno, hint.end_col_offset)
+
+
+def _statement(tree: ast.AST, line: int) -> range:
+    """Lines of the smallest statement around; of a function's header, those of its body."""
+    around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
+    if not around:
+        return range(0)
+    node = min(around, key=lambda n: n.end_lineno - n.lineno)
+    if isinstance(node, ast.FunctionDef):
+        return range(node.body[0].lineno, node.end_lineno + 1)
+    inside = getattr(node, "body", None)  # of `if` and `for`: the header alone
+    return range(node.lineno, max(line, inside[0].lineno - 1) + 1 if inside else node.end_lineno + 1)
