@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lookupvit.checkpoints.contents import is_exported, read_contents
+from lookupvit.model.weights_file import as_checkpoint
+
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
 
@@ -48,6 +51,22 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's zip writer hides the disk's error behind its own
             partial.unlink(missing_ok=True)
             raise CheckpointWriteError(_explain(path, error)) from error
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Reads a checkpoint, or a model that ``save_pretrained`` or ``save_weights`` wrote, as one."""
+        return load_exported(path) if is_exported(path) else super().load_checkpoint(path, *args, **kwargs)
+
+
+def load_exported(path: str | Path) -> dict[str, Any]:
+    """A folder of ``save_pretrained``, or safetensors, as the checkpoint of a task that has not begun to train.
+
+    Raises:
+        ValueError: If it does not say which model it holds, or is damaged; in one line.
+    """
+    contents = read_contents(path)
+    if contents.name is None:
+        raise ValueError(f"{path} does not say which model it holds: give a folder that lookupvit export wrote")
+    return as_checkpoint(contents.description(), contents.content)
 
 
 def damage(path: str | Path, zipped: bool = False) -> str | None:

@@ -11,7 +11,10 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
-from lookupvit.checkpoint_io import damage
+import datamodules
+from lookupvit.checkpoint_io import damage, load_exported
+from lookupvit.checkpoints.contents import Contents, is_exported
+from lookupvit.checkpoints.pixels import known_options, takes
 
 # Keys of a checkpoint's hyper-parameters that are Lightning's own.
 _INTERNAL = ("_class_path", "_instantiator")
@@ -86,13 +89,15 @@ def load(path: str | Path) -> dict[str, Any]:
     """A checkpoint's contents, read without running any code in it.
 
     Args:
-        path: A file, or the folder that FSDP writes.
+        path: A file, the folder that FSDP writes, or one that ``save_pretrained`` writes.
 
     Raises:
         FileNotFoundError: If it is not there.
         ValueError: If it is not a checkpoint, or holds more than plain data and tensors.
     """
     path = Path(path)
+    if is_exported(path):
+        return load_exported(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
     file = path / "meta.pt" if path.is_dir() else path
@@ -127,6 +132,23 @@ def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...]) -> dict[str, 
     if checkpoint.get(DATA_KEY):
         config["data"] = dict(checkpoint[DATA_KEY])
     return config
+
+
+def with_pixels(saved: dict[str, Any], data: Any, contents: Contents) -> dict[str, Any] | None:
+    """The data's part of a configuration in which images are prepared as a checkpoint's were; None: as it is.
+
+    Args:
+        saved: What the checkpoint says of its data; may be empty.
+        data: The configuration of the data that is to run: its class, and what else was given.
+        contents: Of the checkpoint.
+    """
+    class_path = (data or {}).get("class_path")
+    cls = getattr(datamodules, str(class_path).rpartition(".")[2], None)
+    known = known_options(contents, cls) if isinstance(cls, type) else {}
+    if not known:
+        return None
+    kept = {key: value for key, value in (saved.get("init_args") or {}).items() if takes(cls, key)}
+    return {"class_path": class_path, "init_args": {**kept, **known}}
 
 
 def plain(value: Any) -> Any:

@@ -28,6 +28,7 @@ from lookupvit.callbacks import (
     StabilityMonitor,
 )
 from lookupvit.checkpoint_io import AtomicCheckpointIO
+from lookupvit.checkpoints.contents import contents_of
 from lookupvit.cli_config import expand_includes
 from lookupvit.cli_errors import explain
 
@@ -36,6 +37,7 @@ LINKED = ("num_classes", "img_size")
 FRAMES = "num_frames"  # likewise, of clips; other data and models do not know it
 # Shorter names of what is asked for at inference.
 _SHORT = {"--budget_gmacs": "--model.budget_gmacs", "--cascade": "--model.cascade"}
+_SHORT["--untrained_sizes"] = "--model.untrained_sizes"
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
 
 
@@ -111,6 +113,10 @@ class LookupViTCLI(LightningCLI):
                 if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
                     self.saved["data"]["init_args"]["num_classes"] = classes
             self.config = self._parse([command, "--config", json.dumps(self.saved), *rest])
+            contents, data = contents_of(checkpoint, path), self.config[command].get("data")
+            if command != "fit" and (known := cli_checkpoint.with_pixels(self.saved.get("data", {}), data, contents)):
+                self.config = self._parse([command, "--config", json.dumps({**self.saved, "data": known}), *rest])
+                self.saved.get("data", {}).get("init_args", {}).update(known["init_args"])
             self.config[command]["ckpt_path"] = path
         elif path is None and command != "fit":
             raise ValueError(

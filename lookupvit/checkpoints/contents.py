@@ -6,7 +6,7 @@ listed in docs/CHECKPOINTS.md.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, prod
 from pathlib import Path
@@ -82,6 +82,26 @@ class Contents:
                 return at, self.scores[at]
         alone = size is None or self.trained_sizes == [tuple(size)]
         return ("val/top1", self.scores["val/top1"]) if alone and "val/top1" in self.scores else None
+
+    def untrained(self, sizes: Iterable[Size | None]) -> list[Size]:
+        """Of some compressed sizes those that the model was not trained at; none where that is not known.
+
+        A trained size without a time index, of a factorised video model, stands for every number of them.
+        """
+        if self.trained_sizes is None:
+            return []
+        chosen = [tuple(size) for size in dict.fromkeys(sizes) if size is not None]
+        return [size for size in chosen if not any(size[-len(own) :] == own for own in self.trained_sizes)]
+
+    def about(self, size: Size) -> str:
+        """A few words on a compressed size: whether it was trained, and what it is known to score."""
+        if self.trained_sizes is None:
+            return "the checkpoint does not say whether it was trained at that size"
+        if self.untrained([size]):
+            own = ", ".join(map(size_text, self.trained_sizes))
+            return f"the model was not trained at that size (trained: {own}), so expect wrong answers"
+        known = self.score(size)
+        return "trained, its score is not known" if known is None else f"trained, {known[0]} {100 * known[1]:.2f} %"
 
     def description(self) -> dict[str, Any]:
         """Plain data for a file of another format; `contents_of` reads it back."""
