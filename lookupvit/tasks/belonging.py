@@ -60,6 +60,8 @@ def compare_with_data(task: LightningModule, contents: Contents) -> None:
     own, here = pixels_of(contents), None if data is None else Pixels.of_data(data)
     if stage != "fit" and own is not None and here is not None and not own.same_values(here):
         say(f"Warning: images are normalised with {here}; {contents.source} was trained with {own}")
+    if stage != "fit" and own is None and here is not None:
+        say(f"Warning: {contents.source} does not say how its images were normalised: taken to be {here}")
 
 
 def choose_size(model: nn.Module, budget: float, contents: Contents, head: str | None, untrained: bool) -> Size:
