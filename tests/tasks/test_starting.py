@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from lookupvit import LookupViT, ViT, create_model, load_model, save_weights
