@@ -100,8 +100,7 @@ class ImageFolderDataModule(LightningDataModule):
         class_map: str | None = None,
     ) -> None:
         super().__init__()
-        self.class_map = class_map
-        self.root = Path(root).expanduser()
+        self.class_map, self.root = class_map, Path(root).expanduser()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.batch_size, self.val_batch_size = batch_size, batch_size if val_batch_size is None else val_batch_size
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
@@ -142,8 +141,6 @@ class ImageFolderDataModule(LightningDataModule):
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie in [0, 1), got {self.val_fraction}")
 
-    # -- classes -----------------------------------------------------------------------------------------------------
-
     def _known_classes(self) -> list[str] | None:
         """Class folders a subclass knows without a tree; prediction can then name classes on a machine without data."""
         return None
@@ -166,8 +163,6 @@ class ImageFolderDataModule(LightningDataModule):
     def class_names(self) -> list[str]:
         """Readable class names, in the order of the indices."""
         return readable_names(self.classes) if self.class_map is None else mapped_names(self.classes, self.class_map)
-
-    # -- data sets ---------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
         """Check the tree and list its files.

@@ -1,4 +1,4 @@
-"""No silent wrong answers: sizes, pixels, classes and cascades are those that a model was trained with, or it is said."""
+"""No silent wrong answers: sizes, pixels, classes and cascades are those of the training, or it is said."""
 
 import json
 import re

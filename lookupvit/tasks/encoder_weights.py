@@ -10,7 +10,7 @@ from lookupvit.checkpoints.contents import Contents, read_contents
 from lookupvit.checkpoints.pixels import Pixels, fold_normalisation, pixels_of
 from lookupvit.model.backbone import LookupViT
 from lookupvit.model.grid import grid_of, resize_tokens, size_name
-from lookupvit.model.zoo import create_model
+from lookupvit.model.loading import build_model
 from lookupvit.tasks.optim import clean_name
 
 _POSITIONS = ("embed.pos_embed", "vit.pos_embed")
@@ -103,7 +103,7 @@ def _twin(hyper: dict[str, Any]) -> nn.Module | None:
     if "name" not in hyper:
         return None
     with torch.device("meta"):
-        return create_model(hyper["name"], num_classes=0, img_size=hyper.get("img_size"), **(hyper.get("args") or {}))
+        return build_model(Contents("the checkpoint", hyper_parameters=hyper), num_classes=0)
 
 
 def _function(model: nn.Module) -> dict[str, Any]:
