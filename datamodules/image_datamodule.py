@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.image_folder import ImageFolder, LabelledImages, find_class_folders, find_images, what_is_there
-from datamodules.names import check_same_classes, readable_names
+from datamodules.names import check_same_classes, mapped_names, readable_names
 from datamodules.resumable import training_loader
 from datamodules.transforms import Collate, Pipeline, eval_transform, train_transform, transform_options
 from datamodules.workers import default_workers, leave_signals
@@ -49,6 +49,8 @@ class ImageFolderDataModule(LightningDataModule):
         test_split: name of the test folder; ``None`` = ``test`` where the tree has it, else the validation images.
         val_fraction: part of the training images to hold out for validation, drawn by ``seed``.
         num_classes: checked against the tree; ``None`` = count the class folders.
+        class_map: a JSON file ``{"FOLDER": "CLASS NAME", ...}``: how class folders are called in a model that knows
+            them by other names; folders that it leaves out keep their own.
         seed: draws ``val_fraction`` (the order of training follows Lightning's ``seed_everything``).
         predict_path: an image, a folder or a glob to predict on.
         skip_corrupt: leave out images that cannot be decoded, with a warning that names each; else they are an error.
@@ -95,9 +97,10 @@ class ImageFolderDataModule(LightningDataModule):
         persistent_workers: bool = True,
         prefetch_factor: int | None = None,
         drop_last: bool = True,
+        class_map: str | None = None,
     ) -> None:
         super().__init__()
-        self.root = Path(root).expanduser()
+        self.class_map, self.root = class_map, Path(root).expanduser()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.batch_size, self.val_batch_size = batch_size, batch_size if val_batch_size is None else val_batch_size
         self.num_workers, self.prefetch_factor = num_workers, prefetch_factor
@@ -138,8 +141,6 @@ class ImageFolderDataModule(LightningDataModule):
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie in [0, 1), got {self.val_fraction}")
 
-    # -- classes -----------------------------------------------------------------------------------------------------
-
     def _known_classes(self) -> list[str] | None:
         """Class folders a subclass knows without a tree; prediction can then name classes on a machine without data."""
         return None
@@ -161,9 +162,7 @@ class ImageFolderDataModule(LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Readable class names, in the order of the indices."""
-        return readable_names(self.classes)
-
-    # -- data sets ---------------------------------------------------------------------------------------------------
+        return readable_names(self.classes) if self.class_map is None else mapped_names(self.classes, self.class_map)
 
     def setup(self, stage: str | None = None) -> None:
         """Check the tree and list its files.

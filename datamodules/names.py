@@ -1,5 +1,6 @@
 """Class folders: readable names for them, and whether two splits have the same."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -31,6 +32,36 @@ def readable_names(folders: Sequence[str]) -> list[str]:
     names = [descriptions.get(folder, folder.replace("_", " ")).split(",")[0] for folder in folders]
     count = Counter(names)
     return [name if count[name] == 1 else f"{name} ({folder})" for name, folder in zip(names, folders, strict=True)]
+
+
+def mapped_names(folders: Sequence[str], file: str) -> list[str]:
+    """Class names as a file gives them, in the order of the folders; readable ones of those that it leaves out.
+
+    Args:
+        folders: class folders.
+        file: JSON, ``{"FOLDER": "CLASS NAME", ...}``.
+
+    Raises:
+        FileNotFoundError, ValueError: one line, if the file is not there, no such mapping, or names what is not there.
+    """
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"data.class_map {file} does not exist: give a JSON file of FOLDER: CLASS NAME")
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"data.class_map {file} is not JSON: {error}") from error
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(f'data.class_map {file} is no mapping such as {{"FOLDER": "CLASS NAME"}}')
+    if unknown := sorted(set(names) - set(folders)):
+        raise ValueError(
+            f"data.class_map {file} names the folder {unknown[0]!r}, which is not there: there are "
+            f"{', '.join(folders[:3])}{', ...' if len(folders) > 3 else ''}"
+        )
+    result = [names.get(folder, own) for folder, own in zip(folders, readable_names(folders), strict=True)]
+    if twice := [name for name, count in Counter(result).items() if count > 1]:
+        raise ValueError(f"data.class_map {file} calls two folders {twice[0]!r}: give each its own name")
+    return result
 
 
 def _is_wnid(folder: str) -> bool:

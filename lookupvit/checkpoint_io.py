@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lookupvit.checkpoints.contents import is_exported, read_contents
+from lookupvit.model.weights_file import as_checkpoint
+
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
 
@@ -25,7 +28,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Reads a checkpoint; what it says of files that may be removed holds in the run's own folder alone."""
+        """Reads a checkpoint, or a model that ``save_pretrained`` or ``save_weights`` wrote, as one.
+
+        What it says of files that may be removed holds in the run's own folder alone.
+        """
+        if is_exported(path):
+            return load_exported(path)
         checkpoint = super().load_checkpoint(path, *args, **options)
         if isinstance(checkpoint, dict):
             _own_paths(checkpoint)
@@ -55,6 +63,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except (OSError, RuntimeError) as error:  # torch's zip writer hides the disk's error behind its own
             partial.unlink(missing_ok=True)
             raise CheckpointWriteError(_explain(path, error)) from error
+
+
+def load_exported(path: str | Path) -> dict[str, Any]:
+    """A folder of ``save_pretrained``, or safetensors, as the checkpoint of a task that has not begun to train.
+
+    Raises:
+        ValueError: If it does not say which model it holds, or is damaged; in one line.
+    """
+    contents = read_contents(path)
+    if contents.name is None:
+        raise ValueError(f"{path} does not say which model it holds: give a folder that lookupvit export wrote")
+    return as_checkpoint(contents.description(), contents.content)
 
 
 def _own_paths(checkpoint: dict[str, Any]) -> None:

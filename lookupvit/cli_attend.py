@@ -15,9 +15,9 @@ from lookupvit import tasks
 from lookupvit.analysis.attention_maps import Attention, attention_of, rollout, spread
 from lookupvit.analysis.attention_plots import animate, plot_gather, plot_rollout, plot_spread
 from lookupvit.bench.main import OneLineParser
-from lookupvit.cli_checkpoint import find_checkpoint
-from lookupvit.cli_sweep_load import data_config, data_module, labels_of, load_task
+from lookupvit.cli_sweep_load import checkpoint_of, data_config, data_module, labels_of, load_task
 from lookupvit.model.grid import parse_size, size_name
+from lookupvit.tasks.belonging import say_untrained
 
 _EPILOG = """\
 Writes gather_NAME.png (what each compressed token reads), rollout.png (which patches the heads' tokens came from; of
@@ -36,15 +36,16 @@ def attend(argv: list[str]) -> None:
     if strange := [option for option in data_options if option.startswith("-") and not option.startswith("--data")]:
         raise ValueError(f"{strange[0]} is no option of attend: it takes its own and --data.* (see --help)")
     console, folder = Console(), Path(args.output)
-    paths = [find_checkpoint("last", Path(name)) if Path(name).is_dir() else Path(name) for name in args.checkpoints]
+    paths = [checkpoint_of(name) for name in args.checkpoints]
     curves, columns, seen, figures = {}, {}, {}, []
     for path, label in zip(paths, labels_of(paths), strict=True):
-        task, config = load_task(path, "cpu")
+        task, contents = load_task(path, "cpu")
         if not isinstance(task, tasks.ClassificationTask):
             raise ValueError(
                 f"checkpoint {path} is of {type(task).__name__}: attend shows classifiers of images or clips"
             )
-        data = data_module(data_config(path, config, _predict(args.path, data_options)), prepare=False)
+        say_untrained(contents, [args.size or task.model.compressed_size] if task.model.compressed_size else [])
+        data = data_module(data_config(contents, _predict(args.path, data_options)), prepare=False)
         inputs, files = _inputs(data, args.count)
         pictures = _pixels(inputs, data)
         attention = _attention(task.model, inputs, args.size)

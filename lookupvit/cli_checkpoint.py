@@ -14,7 +14,9 @@ from rich.text import Text
 
 import datamodules
 from lookupvit import tasks, trust
-from lookupvit.checkpoint_io import damage
+from lookupvit.checkpoint_io import damage, load_exported
+from lookupvit.checkpoints.contents import Contents, is_exported
+from lookupvit.checkpoints.pixels import known_options, takes
 from lookupvit.model.claims import check_claims
 from lookupvit.sharded_checkpoint import check_sharded
 
@@ -95,13 +97,15 @@ def load(path: str | Path) -> dict[str, Any]:
     """A checkpoint's contents, read without running any code in it.
 
     Args:
-        path: A file, or the folder that FSDP writes.
+        path: A file, the folder that FSDP writes, or one that ``save_pretrained`` writes.
 
     Raises:
         FileNotFoundError: If it is not there.
         ValueError: If it is not a checkpoint, or holds more than plain data and tensors.
     """
     path = Path(path)
+    if is_exported(path):
+        return load_exported(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
     file = path / "meta.pt" if path.is_dir() else path
@@ -147,6 +151,23 @@ def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequenc
     for key, part in config.items():
         trust.check_section(key, part, CLASSES[key], trust.named_classes(key, list(argv)))
     return {key: {**part, "init_args": dict(part.get("init_args", {}))} for key, part in config.items()}
+
+
+def with_pixels(saved: dict[str, Any], data: Any, contents: Contents) -> dict[str, Any] | None:
+    """The data's part of a configuration in which images are prepared as a checkpoint's were; None: as it is.
+
+    Args:
+        saved: What the checkpoint says of its data; may be empty.
+        data: The configuration of the data that is to run: its class, and what else was given.
+        contents: Of the checkpoint.
+    """
+    class_path = (data or {}).get("class_path")
+    cls = getattr(datamodules, str(class_path).rpartition(".")[2], None)
+    known = known_options(contents, cls) if isinstance(cls, type) else {}
+    if not known:
+        return None
+    kept = {key: value for key, value in (saved.get("init_args") or {}).items() if takes(cls, key)}
+    return {"class_path": class_path, "init_args": {**kept, **known}}
 
 
 def plain(value: Any) -> Any:

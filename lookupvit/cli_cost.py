@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
-from math import prod
 
 import torch
 from torch import nn
@@ -12,11 +11,14 @@ from torch import nn
 from lookupvit.analysis.budget import BudgetFit, fit_budget
 from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.report import environment
+from lookupvit.checkpoints.contents import Contents, read_contents
 from lookupvit.cli_cost_table import PATHS, cost_report
 from lookupvit.model.backbone import LookupViT, to_2tuple
 from lookupvit.model.baseline import ViT
+from lookupvit.model.claims import check_claims
 from lookupvit.model.grid import parse_size, size_name
 from lookupvit.model.heads import HEADS
+from lookupvit.model.loading import build_model
 from lookupvit.model.zoo import create_model
 
 
@@ -32,7 +34,8 @@ def cost(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.batch < 1:
         raise ValueError(f"--batch {args.batch} is no number of images: give 1 or more")
-    build = _builder(args)
+    contents = Contents("") if args.ckpt_path is None else read_contents(args.ckpt_path)
+    build = _builder(args, contents)
     with torch.device("meta"):  # counting needs shapes only
         model = build()
     if not isinstance(model, LookupViT | ViT):
@@ -44,10 +47,13 @@ def cost(argv: list[str]) -> None:
     if args.budget_gmacs is not None or args.budget_ms is not None:
         sizes = []
         for px in pixels:
-            fit = _answer(args, model, build, px)
-            notes.append(_sentence(args, fit, px))
+            fit = _answer(args, model, build, px, contents)
+            about = f"; {contents.about(fit.size)}" if args.ckpt_path else ""
+            notes.append(_sentence(args, fit, px) + about)
             sizes.append(fit.size)
         sizes = list(dict.fromkeys(sizes))
+    elif args.untrained_sizes:
+        raise ValueError("--untrained_sizes goes with --budget_gmacs or --budget_ms: give one of them too")
     elif args.candidates:
         raise ValueError("--candidates are sizes for a budget to choose from: give --budget_gmacs or --budget_ms too")
     report = cost_report(
@@ -61,7 +67,7 @@ def cost(argv: list[str]) -> None:
 
 
 def _answer(
-    args: argparse.Namespace, model: LookupViT, build: Callable[[], nn.Module], px: tuple[int, int]
+    args: argparse.Namespace, model: LookupViT, build: Callable[[], nn.Module], px: tuple[int, int], contents: Contents
 ) -> BudgetFit:
     if args.budget_ms is not None:
         if args.device.startswith("cuda") and not torch.cuda.is_available():
@@ -71,7 +77,9 @@ def _answer(
         raise ValueError(f"a budget is counted along one path, not {len(args.path)}: give --path once, or leave it out")
     if args.path and isinstance(model, LookupViT):
         model.set_path(args.path[0])
-    return fit_budget(model, args.budget_gmacs, args.budget_ms, px, args.candidates, args.batch, args.head)
+    trained = None if args.untrained_sizes or args.candidates else contents.trained_sizes
+    about = (args.budget_gmacs, args.budget_ms, px, trained or args.candidates, args.batch, args.head)
+    return fit_budget(model, *about, kind="compressed size" if trained is None else "trained compressed size")
 
 
 def _sentence(args: argparse.Namespace, fit: BudgetFit, px: tuple[int, int]) -> str:
@@ -86,7 +94,7 @@ def _sentence(args: argparse.Namespace, fit: BudgetFit, px: tuple[int, int]) -> 
     return f"{size_name(fit.size)} is the largest compressed size {where} for {budget}: it costs {costs}{larger}"
 
 
-def _builder(args: argparse.Namespace) -> Callable[[], nn.Module]:
+def _builder(args: argparse.Namespace, contents: Contents) -> Callable[[], nn.Module]:
     """What builds the model that the arguments name, on whatever device is current."""
     if (args.model is None) == (args.ckpt_path is None):
         raise ValueError("cost needs --model NAME or --ckpt_path FILE, one of them")
@@ -98,18 +106,8 @@ def _builder(args: argparse.Namespace) -> Callable[[], nn.Module]:
         raise ValueError(f'--args {args.args!r} is not a mapping such as {{"depth": 6}}')
     if args.model is not None:
         return partial(create_model, args.model, **extra)
-    from lookupvit import cli_checkpoint  # brings Lightning along, seconds that a model by name need not wait
-    from lookupvit.model.claims import check_claims
-
-    checkpoint = cli_checkpoint.load(args.ckpt_path)
-    saved = checkpoint.get("hyper_parameters", {})
-    check_claims(saved, checkpoint.get("state_dict"), f"checkpoint {args.ckpt_path}")
-    if "name" not in saved:
-        raise ValueError(f"checkpoint {args.ckpt_path} does not say which model it holds: give --model NAME instead")
-    size = saved.get("compressed_size") or max(saved.get("compressed_sizes") or [()], key=prod)
-    given = {"num_classes": saved.get("num_classes"), "img_size": saved.get("img_size")}
-    given |= {"compressed_size": tuple(size)} if size else {}
-    return partial(create_model, saved["name"], **{**given, **(saved.get("args") or {}), **extra})
+    check_claims(contents.hyper_parameters, contents.content.get("state_dict", contents.content), contents.source)
+    return partial(build_model, contents, **extra)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,7 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         "--budget_ms", type=float, help="the largest compressed size within so many ms a call, timed here"
     )
     parser.add_argument(
-        "--candidates", type=_size, nargs="+", help="sizes to choose from; the lookup grid's aspect if not"
+        "--candidates",
+        type=_size,
+        nargs="+",
+        help="sizes to choose from; the trained ones of a checkpoint, or the lookup grid's aspect",
+    )
+    parser.add_argument(
+        "--untrained_sizes", action="store_true", help="choose also among sizes that the checkpoint was not trained at"
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda: of the training step, and of --budget_ms")
     parser.add_argument("--output_dir", "--output", dest="output", help="folder for cost.md, cost.json and cost.csv")

@@ -8,10 +8,13 @@ from rich.console import Console
 from torch import nn
 
 from lookupvit.bench.main import OneLineParser
+from lookupvit.checkpoints.contents import read_contents
+from lookupvit.checkpoints.pixels import Pixels, pixels_of
 from lookupvit.export import ENDINGS, FORMATS, PROBABILITIES, Preprocessing, export_model
 from lookupvit.model.grid import parse_size, size_name
 from lookupvit.model.heads import HEADS
 from lookupvit.model.loading import load_model
+from lookupvit.tasks.belonging import say_untrained
 
 FOLDER = "folder"
 
@@ -29,19 +32,25 @@ def export(argv: list[str]) -> None:
     source, console = Path(args.checkpoint), Console()
     own = {"img_size": args.img_size} if args.img_size else {}
     model = load_model(source, **own)
-    given = _normalisation(source, model)
+    contents = read_contents(source)
+    pixels = pixels_of(contents)
+    given: dict[str, Any] = {} if pixels is None else pixels.as_dict()
     if args.mean or args.std:
         if not (args.mean and args.std):
             raise ValueError("--mean and --std go together: give both, three numbers each")
-        given = given | {"mean": tuple(args.mean), "std": tuple(args.std)}
+        given |= {"mean": list(args.mean), "std": list(args.std)}
+    if given:
+        model.pixels = Pixels(**given)
+        model.note_processor()
     if args.format == FOLDER:
-        _write_folder(args, model, given, console)
+        _write_folder(args, model, console)
         return
     fused = None
     if args.preprocessing:
         if "mean" not in given:
             raise ValueError(f"{source} does not say how its images were normalised: give --mean and --std")
-        fused = Preprocessing(given["mean"], given["std"], args.probabilities or given.get("probabilities", "softmax"))
+        probabilities = args.probabilities or contents.hyper_parameters.get("loss") or "softmax"
+        fused = Preprocessing(model.pixels.mean, model.pixels.std, probabilities)
     elif args.probabilities:
         raise ValueError("--probabilities goes with --preprocessing: without it the program gives logits")
     sizes = args.compressed_size or ([model.compressed_size] if model.compressed_size else [None])
@@ -52,6 +61,7 @@ def export(argv: list[str]) -> None:
         options = {"head": args.head, "preprocessing": fused, "attention": args.attention}
         difference = export_model(model, path, args.format, compressed_sizes=asked, **options)
         console.print(_sentence(path, model, group, fused, difference), soft_wrap=True, highlight=False)
+    say_untrained(contents, sizes)
 
 
 def _path(args: argparse.Namespace, source: Path, sizes: list, several: bool) -> Path:
@@ -75,43 +85,15 @@ def _sentence(path: Path, model: nn.Module, sizes: list, fused: Preprocessing | 
     )
 
 
-def _write_folder(args: argparse.Namespace, model: nn.Module, given: dict[str, Any], console: Console) -> None:
+def _write_folder(args: argparse.Namespace, model: nn.Module, console: Console) -> None:
     for name in ("compressed_size", "head", "preprocessing", "probabilities", "separate"):
         if getattr(args, name):
             raise ValueError(f"--{name} is of programs: a folder holds the model, which takes it in each call")
     if args.output is None:
         raise ValueError("--format folder needs --output DIR")
-    if "mean" in given and (args.mean or model.preprocessing is None):
-        model.set_preprocessing(class_names=model.class_names, **_processor(given))
     model.save_pretrained(args.output)
     names = ", ".join(sorted(file.name for file in Path(args.output).iterdir() if file.is_file()))
     console.print(f"wrote {args.output}: {names}", soft_wrap=True, highlight=False)
-
-
-def _processor(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: given[key] for key in ("mean", "std", "crop_pct", "interpolation") if key in given}
-
-
-def _normalisation(source: Path, model: nn.Module) -> dict[str, Any]:
-    """What a checkpoint or a folder says of its images, as far as it does."""
-    if source.is_dir():
-        known = getattr(model, "preprocessing", None)
-        return {"mean": tuple(known["image_mean"]), "std": tuple(known["image_std"])} if known else {}
-    from lookupvit import cli_checkpoint
-    from lookupvit.cli_sweep_load import data_config, data_module
-
-    checkpoint = cli_checkpoint.load(source)
-    given = {}
-    if checkpoint.get("hyper_parameters", {}).get("loss"):
-        given["probabilities"] = checkpoint["hyper_parameters"]["loss"]
-    saved = cli_checkpoint.as_config(checkpoint, linked=()).get("data")
-    if saved:
-        data = data_module(data_config(source, saved, []), prepare=False)
-        if hasattr(data, "mean"):
-            given |= {"mean": tuple(data.mean), "std": tuple(data.std)}
-            options = getattr(data, "options", {})
-            given |= {key: options[key] for key in ("crop_pct", "interpolation") if options.get(key)}
-    return given
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader, Subset
 from lookupvit import cli_checkpoint
 from lookupvit.analysis.knn import knn_accuracy, pooled_features
 from lookupvit.bench.main import OneLineParser
+from lookupvit.checkpoints.contents import contents_of
 from lookupvit.cli_sweep_load import data_config, data_module
 from lookupvit.model.encoder import TOKENS
 from lookupvit.model.grid import parse_size, size_name
 from lookupvit.model.loading import load_model
+from lookupvit.tasks.belonging import say_untrained
 
 
 def knn(argv: list[str]) -> None:
@@ -31,13 +33,14 @@ def knn(argv: list[str]) -> None:
     if (strange := [arg for arg in strange if arg != "--data"]) or (passed and not passed[0].startswith("--")):
         raise ValueError(f"{(strange or passed)[0]} is no option of knn: it takes its own and --data.* (see --help)")
     path = Path(args.checkpoint)
-    saved = {} if path.is_dir() else cli_checkpoint.as_config(cli_checkpoint.load(path), linked=()).get("data", {})
-    data = data_module(data_config(path, saved, passed))
+    contents = contents_of(cli_checkpoint.load(path), path)
+    data = data_module(data_config(contents, passed))
     model = load_model(path, img_size=data.img_size).to(args.device)
     if not hasattr(data, "bank_dataloader") or hasattr(model, "num_frames"):
         raise ValueError(f"knn is of image classifiers: {type(data).__name__} and {type(model).__name__} are not")
     if model.compressed_size is None and args.compressed_size:
         raise ValueError("a plain ViT has no compressed tokens: leave --compressed_size out")
+    say_untrained(contents, args.compressed_size or [model.compressed_size])
     data.setup("fit")
     data.setup("validate" if args.split == "val" else "test")
     loaders = [data.bank_dataloader(), data.val_dataloader() if args.split == "val" else data.test_dataloader()]

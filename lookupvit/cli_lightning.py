@@ -18,6 +18,7 @@ import datamodules
 from lookupvit import cli_checkpoint, cli_monitor, cli_run_folder, tasks, trust
 from lookupvit.callbacks import LastCheckpoint, PredictionWriter
 from lookupvit.checkpoint_io import AtomicCheckpointIO
+from lookupvit.checkpoints.contents import contents_of
 from lookupvit.cli_callbacks import own_callbacks
 from lookupvit.cli_config import expand_includes, option_of
 from lookupvit.cli_errors import explain
@@ -30,6 +31,7 @@ FRAMES = "num_frames"  # likewise, of clips; other data and models do not know i
 _SHORT = {
     "--budget_gmacs": "--model.budget_gmacs",
     "--cascade": "--model.cascade",
+    "--untrained_sizes": "--model.untrained_sizes",
     "--output": "--output_dir",  # its name in other commands once
 }
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
@@ -103,12 +105,18 @@ class LookupViTCLI(LightningCLI):
                 classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
                 if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
                     self.saved["data"]["init_args"]["num_classes"] = classes
-            self.config = self._parse([command, "--config", json.dumps(trust.marked(self.saved)), *rest])
+            stored = dict(self.saved)
+            self.config = self._parse([command, "--config", json.dumps(trust.marked(stored)), *rest])
+            contents, data = contents_of(checkpoint, path), self.config[command].get("data")
+            if command != "fit" and (known := cli_checkpoint.with_pixels(self.saved.get("data", {}), data, contents)):
+                stored["data"] = known
+                self.config = self._parse([command, "--config", json.dumps(trust.marked(stored)), *rest])
+                self.saved.get("data", {}).get("init_args", {}).update(known["init_args"])
             self.chosen_by_file = {
                 key: trust.settle(
                     self.config[command].get(key) or {}, key, cli_checkpoint.CLASSES[key], command == "fit"
                 )
-                for key in self.saved
+                for key in stored
             }
             self.config[command]["ckpt_path"] = path
         elif path is None and command != "fit":

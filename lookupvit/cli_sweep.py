@@ -11,8 +11,7 @@ from lookupvit import cli_sweep_output as output
 from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.report import environment
 from lookupvit.bench.timing import MIN_ROUNDS
-from lookupvit.cli_checkpoint import find_checkpoint
-from lookupvit.cli_sweep_load import labels_of, load
+from lookupvit.cli_sweep_load import checkpoint_of, labels_of, load
 from lookupvit.cli_sweep_run import Found, score
 from lookupvit.model.grid import parse_size
 
@@ -39,7 +38,7 @@ def sweep(argv: list[str]) -> None:
     folder = Path(args.output)
     console = Console()
     trained, runs, labels = [], {}, args.labels
-    paths = [find_checkpoint("last", Path(name)) if Path(name).is_dir() else Path(name) for name in args.checkpoints]
+    paths = [checkpoint_of(name) for name in args.checkpoints]
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"checkpoint {path} does not exist: give the .ckpt file that lookupvit fit wrote")

@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Subset
 import datamodules
 from lookupvit import cli_checkpoint, tasks, trust
 from lookupvit.analysis.sweep import Size, Subject
+from lookupvit.checkpoints.contents import Contents, contents_of, is_exported
 from lookupvit.cli_errors import explain
 from lookupvit.model.grid import check_compressed_size, grid_of
+from lookupvit.tasks.belonging import say_untrained
 
 CHOSEN = "chosen_by_file"  # options of a configuration of data that the checkpoint chose, not the user
 _CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
@@ -32,6 +34,7 @@ class Loaded:
         task: the task, whose `model` is on its device and in evaluation mode.
         subject: the model with the sizes and the head to sweep.
         data: configuration of its data, `{"class_path": ..., "init_args": {...}}`.
+        contents: what the checkpoint says.
     """
 
     label: str
@@ -39,6 +42,7 @@ class Loaded:
     task: LightningModule
     subject: Subject
     data: dict[str, Any]
+    contents: Contents
 
     @property
     def architecture(self) -> str:
@@ -60,21 +64,22 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
     Raises:
         ValueError, FileNotFoundError: one line, if it is no checkpoint of an image classifier, or the head is unknown.
     """
-    task, config = load_task(path, device)
+    task, contents = load_task(path, device)
     if not isinstance(task, tasks.ClassificationTask) or isinstance(task, tasks.VideoTask):
         raise ValueError(f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers only")
     model = task.model
     if model.compressed_size is None:
-        return Loaded(label, path, task, Subject(model, (None,)), config)
+        return Loaded(label, path, task, Subject(model, (None,)), contents.data, contents)
     head = task.eval_head if head is None else None if head == "both" else head
     if head is not None and head not in model.heads:
         raise ValueError(f"--head {head}: the model of {path} has {', '.join(model.heads)}")
     chosen = sizes or task.eval_sizes or [model.compressed_size]
-    return Loaded(label, path, task, Subject(model, tuple(chosen), head), config)
+    say_untrained(contents, chosen)
+    return Loaded(label, path, task, Subject(model, tuple(chosen), head), contents.data, contents)
 
 
-def load_task(path: Path, device: str) -> tuple[LightningModule, dict[str, Any]]:
-    """The task of a checkpoint, in evaluation mode on `device`, and the configuration of its data (empty if unknown).
+def load_task(path: Path, device: str) -> tuple[LightningModule, Contents]:
+    """The task of a checkpoint, or of a folder of `save_pretrained`, in evaluation mode on `device`; what it says.
 
     Raises:
         ValueError, FileNotFoundError: one line, if it is no checkpoint of a whole model.
@@ -88,7 +93,13 @@ def load_task(path: Path, device: str) -> tuple[LightningModule, dict[str, Any]]
         task.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
         raise ValueError(cli_checkpoint.explain_mismatch(str(error), path)) from error
-    return task.eval().to(device), config.get("data", {})
+    return task.eval().to(device), contents_of(checkpoint, path)
+
+
+def checkpoint_of(name: str | Path) -> Path:
+    """The checkpoint that an argument means: itself, an exported folder, or the newest one of a folder of runs."""
+    path = Path(name)
+    return cli_checkpoint.find_checkpoint("last", path) if path.is_dir() and not is_exported(path) else path
 
 
 def check_sizes(loaded: Loaded, img_size: tuple[int, int]) -> None:
@@ -118,27 +129,31 @@ def labels_of(paths: list[Path]) -> list[str]:
     return [f"{name} #{i}" for i, name in enumerate(names)]
 
 
-def data_config(
-    path: Path, data: dict[str, Any], overrides: list[str], img_size: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """The whole configuration of the data to run a checkpoint on.
+def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The whole configuration of the data to run a checkpoint on, with images prepared as the checkpoint's were.
 
     Args:
-        path: the checkpoint, for the message.
-        data: what it says of its data; may be empty.
+        contents: what the checkpoint says of its data and pixels.
         overrides: `--data.*` options.
         img_size: pixels, in place of the configuration's; None keeps it.
 
     Raises:
         ValueError: for options that do not fit, or if the checkpoint says nothing of its data.
     """
+    data = contents.data
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
-        raise ValueError(f"checkpoint {path} does not say which data it was trained on: add --data CLASS")
-    argv = ["--config", json.dumps(trust.marked({"data": data}))] if data else []
-    argv += overrides
+        raise ValueError(f"checkpoint {contents.source} does not say which data it was trained on: add --data CLASS")
+    given = list(overrides)
     if img_size is not None:
-        argv += ["--data.img_size", json.dumps(list(img_size))]
-    found = _parse("data", LightningDataModule, argv)["data"]
+        given += ["--data.img_size", json.dumps(list(img_size))]
+
+    def parse(stored: dict[str, Any]) -> Any:
+        argv = ["--config", json.dumps(trust.marked({"data": stored}))] if stored else []
+        return _parse("data", LightningDataModule, argv + given)["data"]
+
+    found = parse(data)
+    if known := cli_checkpoint.with_pixels(data, cli_checkpoint.plain(found), contents):
+        found = parse(known)
     chosen = trust.settle(found, "data", cli_checkpoint.CLASSES["data"], fitting=False)
     return {**cli_checkpoint.plain(found), CHOSEN: sorted(chosen)}
 

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
@@ -73,7 +74,8 @@ def write_cascades(found: Found, stem: Path) -> list[Path]:
                     "macs": one.result.cost,
                     "figures_from": f"{study.images} images, {study.figures_from}",
                 }
-                paths.append(one.cascade.save(stem.with_name(f"{stem.name}_cascades") / f"{name}.json", about))
+                owned = replace(one.cascade, model=study.model, img_size=study.img_size)
+                paths.append(owned.save(stem.with_name(f"{stem.name}_cascades") / f"{name}.json", about))
     return paths
 
 

@@ -17,6 +17,7 @@ from lookupvit.bench.memory import peak_bytes
 from lookupvit.bench.timing import interleave, timer_for
 from lookupvit.cli_sweep_load import Loaded, calibration_loader, check_sizes, data_config, data_module, loader_of
 from lookupvit.model.grid import size_name
+from lookupvit.tasks.belonging import first_difference, say
 
 _MIN_SECONDS = 0.05  # of one timing sample
 Logits = dict[str, dict[Size | None, Tensor]]
@@ -73,7 +74,7 @@ def score(
     for img_size in img_sizes:
         groups: dict[str, list[Loaded]] = {}  # models that see the same images share their decoding
         for one in loaded:
-            config = data_config(one.path, one.data, overrides, img_size)
+            config = data_config(one.contents, overrides, img_size)
             groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(one)
         for text, group in groups.items():
             data = data_module(json.loads(text))
@@ -84,6 +85,9 @@ def score(
                         f"{one.label} tells {one.subject.model.num_classes} classes apart and the data has "
                         f"{data.num_classes}: give the data that it was trained on (--data.root)"
                     )
+                names, saved = getattr(data, "class_names", None), one.contents.class_names
+                if names and saved and (different := first_difference(saved, list(names))):
+                    say(f"Warning: the classes are not those of {one.label}: {different}")
             plan.append((data, group))
 
     found, cases = Found(), {}

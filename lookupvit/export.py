@@ -7,6 +7,7 @@ Letters: B batch, C classes, (Y, X) pixels.
 """
 
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,16 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lookupvit.checkpoints.contents import DESCRIPTION
 from lookupvit.model.backbone import to_2tuple
 from lookupvit.model.checks import check_choice
 from lookupvit.model.grid import check_compressed_size, grid_of
+from lookupvit.model.weights_file import contents_of_model
 
 FORMATS = ("onnx", "torch-export")
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -171,7 +175,11 @@ def export_model(
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), _quiet():
         exported = _trace(program, pixels)
-        (_write_onnx if format == "onnx" else torch.export.save)(exported, path)
+        described = {DESCRIPTION: json.dumps(described_program(program))}
+        if format == "onnx":
+            _write_onnx(exported, path, described)
+        else:
+            torch.export.save(exported, path, extra_files=described)
         return _largest_difference(program, load_program(path), pixels, path)
 
 
@@ -198,6 +206,13 @@ def load_program(path: str | Path) -> Callable[..., Tensor]:
     return run
 
 
+def described_program(program: Program) -> dict[str, Any]:
+    """What the file says of itself: the model's description, and the sizes and the head that the program runs."""
+    described = contents_of_model(program.model).description()
+    sizes = [list(size) for size in program.sizes if size is not None]
+    return {**described, "compressed_sizes": sizes, "head": program.head, "fused": program.preprocessing is not None}
+
+
 def _trace(program: Program, pixels: tuple[int, ...]) -> torch.export.ExportedProgram:
     for index in range(len(program.sizes)):  # resize matrices are made in a first call; tracing finds constants then
         program.direct(program.example(pixels, 2)[0], index)
@@ -206,7 +221,7 @@ def _trace(program: Program, pixels: tuple[int, ...]) -> torch.export.ExportedPr
     return torch.export.export(program, arguments, dynamic_shapes=dynamic)
 
 
-def _write_onnx(exported: torch.export.ExportedProgram, path: Path) -> None:
+def _write_onnx(exported: torch.export.ExportedProgram, path: Path, described: dict[str, str]) -> None:
     for name in ("onnx", "onnxscript", "onnxruntime"):
         _package(name)
     named = any(value.dtype == torch.uint8 for value in exported.example_inputs[0])
@@ -222,6 +237,7 @@ def _write_onnx(exported: torch.export.ExportedProgram, path: Path) -> None:
     # paths.
     passes.DeduplicateInitializersPass(size_limit=2**32)(program.model)
     passes.ClearMetadataAndDocStringPass()(program.model)
+    program.model.metadata_props.update(described)
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
     program.save(path, external_data=size > ONE_FILE)
 

@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torchvision.transforms import v2
 
 from lookupvit import LookupViT, ViT, export_model, load_model, save_weights
@@ -125,7 +126,7 @@ def test_a_folder_for_the_hub(model, checkpoint, tmp_path, capsys) -> None:
 
 def test_mistakes_are_one_line(model, checkpoint, tmp_path, capsys) -> None:
     save_weights(model, tmp_path / "bare.ckpt")
-    save_weights(model, tmp_path / "bare.safetensors")
+    save_file(model.state_dict(), tmp_path / "bare.safetensors")
     assert "give --mean and --std" in fail(capsys, "export", tmp_path / "bare.ckpt", "--preprocessing")
     assert "go together" in fail(capsys, "export", checkpoint, "--mean", 0, 0, 0)
     assert "does not say which model it holds" in fail(capsys, "export", tmp_path / "bare.safetensors")

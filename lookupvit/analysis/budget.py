@@ -56,6 +56,7 @@ def fit_budget(
     candidates: list[Size] | None = None,
     batch: int = 1,
     head: str | None = None,
+    kind: str = "compressed size",
 ) -> BudgetFit:
     """The largest compressed size that fits in a budget, and what it and the next one cost.
 
@@ -67,6 +68,7 @@ def fit_budget(
         candidates: compressed sizes to choose from; `default_candidates` of the lookup grid by default.
         batch: images of a call, for a budget of time.
         head: head that is read; the model's own by default.
+        kind: what the candidates are, for the message.
 
     Returns:
         the candidate of the most tokens within the budget. Times are searched by bisection, taking them to grow with
@@ -98,7 +100,7 @@ def fit_budget(
         budget, unit = (gmacs, "GMACs") if ms is None else (ms, f"ms at batch {batch}")
         least = min(spent, key=spent.get)
         raise ValueError(
-            f"a budget of {budget:g} {unit} is too small: the smallest compressed size, {size_name(least)}, costs "
+            f"a budget of {budget:g} {unit} is too small: the smallest {kind}, {size_name(least)}, costs "
             f"{spent[least]:.4g} at {pixels[0]}x{pixels[1]} px; give at least that, or choose a smaller image or model"
         )
     return BudgetFit(best, macs[best], spent[best] if ms is not None else None, larger, spent.get(larger))

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lookupvit.analysis.cascade_file import checked_values
 from lookupvit.analysis.confidence import ALWAYS, CONFIDENCES, confidence, stage_answers
 from lookupvit.analysis.cost import embedding_macs, model_macs
 from lookupvit.model.backbone import LookupViT
@@ -91,6 +92,8 @@ class Cascade:
             the entropy over its maximum log C); all in [0, 1].
         temperatures: the logits of each size are divided by its temperature first; all 1 by default.
         average: answer with the mean of the logits of all stages so far, in place of the last one's.
+        model: `lookupvit.checkpoints.fingerprint` of the weights that the thresholds were chosen with; None: not known.
+        img_size: pixels (height, width) of the images that they were chosen on; None: not known.
 
     Raises:
         ValueError: where these do not fit together.
@@ -101,12 +104,15 @@ class Cascade:
     confidence: str = "probability"
     temperatures: tuple[float, ...] = ()
     average: bool = False
+    model: str | None = None
+    img_size: tuple[int, int] | None = None
 
     def __post_init__(self):
         freeze = object.__setattr__  # lists, as JSON has them, become tuples
         freeze(self, "sizes", tuple(tuple(size) for size in self.sizes))
         freeze(self, "thresholds", tuple(float(t) for t in self.thresholds))
         freeze(self, "temperatures", tuple(float(t) for t in self.temperatures) or (1.0,) * len(self.sizes))
+        freeze(self, "img_size", None if self.img_size is None else tuple(self.img_size))
         check_choice("confidence", self.confidence, CONFIDENCES)
         stages = len(self.sizes)
         if stages < 1 or len(set(self.sizes)) < stages:
@@ -210,6 +216,8 @@ class Cascade:
             "confidence": self.confidence,
             "temperatures": list(self.temperatures),
             "average": self.average,
+            **({} if self.model is None else {"model": self.model}),
+            **({} if self.img_size is None else {"img_size": list(self.img_size)}),
         }
 
     @classmethod
@@ -219,19 +227,7 @@ class Cascade:
         Raises:
             ValueError: for missing, unknown or ill-typed entries, in one line.
         """
-        if not isinstance(values, dict):
-            raise ValueError(f"expected a mapping with sizes and thresholds, got a {type(values).__name__}")
-        known = ("sizes", "thresholds", "confidence", "temperatures", "average")
-        if missing := [key for key in known[:2] if key not in values]:
-            raise ValueError(f"{' and '.join(missing)} missing: a cascade is written by Cascade.save")
-        if unknown := [key for key in values if key not in (*known, "about")]:
-            raise ValueError(f"unknown entry {unknown[0]!r}: known are {', '.join(known)}")
-        values = {key: value for key, value in values.items() if key in known}
-        for key, kind, what in (("sizes", str, 'text such as "3x3"'), ("thresholds", (int, float), "numbers")):
-            _check_list(key, values[key], kind, what)
-        _check_list("temperatures", values.get("temperatures", []), (int, float), "numbers")
-        if not isinstance(values.get("average", False), bool):
-            raise ValueError(f"average={values['average']!r} is neither true nor false")
+        values = checked_values(values)
         return cls(**{**values, "sizes": tuple(parse_size(size) for size in values["sizes"])})
 
     def save(self, path: str | Path, about: dict | None = None) -> Path:
@@ -275,11 +271,6 @@ def _complete(logits_by_size: dict[Size, Tensor], sizes: tuple[Size, ...]) -> li
         shapes = ", ".join(str(tuple(value.shape)) for value in logits)
         raise ValueError(f"logits of shapes {shapes}: give (n, C) of the same one or more images at every size")
     return logits
-
-
-def _check_list(name: str, value: object, kind: type | tuple[type, ...], what: str) -> None:
-    if not isinstance(value, list) or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
-        raise ValueError(f"{name}={value!r} is not a list of {what}")
 
 
 def _check_model(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ from lookupvit.analysis.calibration import CascadePoint, Comparison, against_fix
 from lookupvit.analysis.cascade import CascadeResult, cascade_costs
 from lookupvit.analysis.sweep import Size, Subject, halves
 from lookupvit.analysis.sweep_plots import Point, Series
+from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.model.grid import size_name
 
 
@@ -24,6 +25,7 @@ class CascadeStudy:
         images: how many of the latter.
         points: the curve, by rising cost that was aimed at.
         comparisons: for each fixed size, the cascade that may cost as much.
+        model: fingerprint of the model's weights.
     """
 
     label: str
@@ -34,6 +36,7 @@ class CascadeStudy:
     images: int
     points: tuple[CascadePoint, ...]
     comparisons: tuple[Comparison, ...]
+    model: str = ""
 
     def as_dict(self) -> dict:
         """Plain data; costs in multiply-adds an image, accuracies in percent."""
@@ -100,7 +103,8 @@ def study_cascade(
     costs = cascade_costs(subject.model, list(subject.sizes), img_size, subject.head)
     data = (*validation, logits, targets, costs)
     points, comparisons = cascade_curve(*data), against_fixed(*data)
-    return CascadeStudy(label, img_size, *words, len(validation[1]), len(targets), tuple(points), tuple(comparisons))
+    counts, weights = (len(validation[1]), len(targets)), fingerprint(subject.model.state_dict())
+    return CascadeStudy(label, img_size, *words, *counts, tuple(points), tuple(comparisons), weights)
 
 
 def _result(result: CascadeResult) -> dict:

@@ -10,10 +10,11 @@ from huggingface_hub import PyTorchModelHubMixin
 from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.file_download import hf_hub_download
 
+from lookupvit.checkpoints.contents import CONFIG, DESCRIPTION, PROCESSOR, SAFETENSORS, Size, read_contents
+from lookupvit.checkpoints.pixels import RESAMPLE, Pixels
 from lookupvit.trust import printable, read_json
 
-PREPROCESSOR = "preprocessor_config.json"
-_RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
+PREPROCESSOR = PROCESSOR  # its name here
 _CARD = """\
 ---
 {{ card_data }}
@@ -53,6 +54,11 @@ class HubMixin(
     architecture: str | None = None  # the class that a folder names, where it is another than the model's own
     preprocessing: dict[str, Any] | None = None
     class_names: list[str] | None = None
+    # What else travels with the weights into every format, see docs/CHECKPOINTS.md.
+    pixels: Pixels | None = None
+    trained_sizes: list[Size] | None = None
+    scores: dict[str, float] = {}
+    task_options: dict[str, Any] = {}
 
     def set_preprocessing(
         self,
@@ -79,16 +85,25 @@ class HubMixin(
                 f"{len(class_names)} class names for {self.num_classes} classes: give one a class, or none"
             )
         self.preprocessing = image_processor(self.img_size, mean, std, crop_pct, interpolation)
+        self.pixels = Pixels(tuple(mean), tuple(std), interpolation, crop_pct)
         self.class_names = None if class_names is None else list(class_names)
 
+    def note_processor(self) -> None:
+        """Puts `pixels` into the words of transformers, as far as those have them."""
+        options = {"crop_pct": self.pixels.crop_pct, "interpolation": self.pixels.interpolation}
+        given = {key: value for key, value in options.items() if value is not None}
+        if given.get("interpolation", "bicubic") in RESAMPLE:
+            self.preprocessing = image_processor(self.img_size, self.pixels.mean, self.pixels.std, **given)
+
     def _save_pretrained(self, save_directory: Path) -> None:
-        from lookupvit.model.weights_file import SAFETENSORS, save_weights  # knows the models that inherit from here
+        from lookupvit.model.weights_file import contents_of_model, save_weights  # know the models that inherit here
 
         save_weights(self, save_directory / SAFETENSORS)
         config: dict[str, Any] = {"architectures": [self.architecture or type(self).__name__], **self._hub_mixin_config}
         if self.class_names is not None:
             config["id2label"] = {str(i): name for i, name in enumerate(self.class_names)}
-        _write_json(save_directory / "config.json", config)
+        config[DESCRIPTION] = contents_of_model(self).description()
+        _write_json(save_directory / CONFIG, config)
         if self.preprocessing is not None:
             _write_json(save_directory / PREPROCESSOR, self.preprocessing)
 
@@ -106,8 +121,8 @@ class HubMixin(
         **model_kwargs: Any,
     ) -> Self:
         from lookupvit.model.claims import check_described
+        from lookupvit.model.loading import describe
         from lookupvit.model.weights import load_weights
-        from lookupvit.model.weights_file import SAFETENSORS
 
         def find(name: str) -> Path:
             if os.path.isdir(model_id):
@@ -115,7 +130,7 @@ class HubMixin(
             where = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download, "token": token}
             return Path(hf_hub_download(model_id, name, local_files_only=local_files_only, **where))
 
-        config = _read_json(find("config.json"))
+        config = _read_json(find(CONFIG))
         kind = (config.get("architectures") or [cls.__name__])[0]
         if kind not in [known.__name__ for known in cls.__mro__]:
             raise ValueError(f"{model_id} holds a {kind}, not a {cls.__name__}: use {kind}.from_pretrained")
@@ -127,6 +142,7 @@ class HubMixin(
             processor = find(PREPROCESSOR)
         except EntryNotFoundError:
             processor = None
+        describe(model, read_contents(find(SAFETENSORS).parent))
         if processor is not None and processor.is_file():
             model.preprocessing = _processor(processor)
         names = config.get("id2label")
@@ -168,8 +184,8 @@ def image_processor(
     Raises:
         ValueError: for an interpolation that does not exist.
     """
-    if interpolation not in _RESAMPLE:
-        raise ValueError(f"interpolation={interpolation!r} is not known: choose one of {', '.join(_RESAMPLE)}")
+    if interpolation not in RESAMPLE:
+        raise ValueError(f"interpolation={interpolation!r} is not known: choose one of {', '.join(RESAMPLE)}")
     height, width = img_size
     square = height == width
     return {
@@ -177,7 +193,7 @@ def image_processor(
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": round(height / crop_pct)} if square else {"height": height, "width": width},
-        "resample": _RESAMPLE[interpolation],
+        "resample": RESAMPLE[interpolation],
         "do_center_crop": square,
         "crop_size": {"height": height, "width": width},
         "do_rescale": True,

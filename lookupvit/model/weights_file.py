@@ -1,7 +1,6 @@
 """Weights on disk: safetensors and torch or Lightning checkpoints, read without running anything that is in them."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -9,23 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lookupvit.checkpoints.contents import DESCRIPTION, OWN_ARGUMENTS, SAFETENSORS, Contents, read_contents, task_of
 from lookupvit.model.claims import check_claims
 from lookupvit.model.zoo import create_model, list_models, model_arguments, name_of
-from lookupvit.trust import printable
 
-SAFETENSORS = "model.safetensors"  # in a folder that save_pretrained wrote
+__all__ = ["SAFETENSORS", "Weights", "as_weights", "facts", "read_weights", "save_weights", "with_facts"]
+
 # What wrappers put into a name, anywhere, and what stands in front of all names.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("module.", "model.")
 # Where training scripts keep weights and averaged weights: keys of a file, and prefixes of names.
 _KEYS = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-# Arguments of a model that a task has by the same name; the rest are its `args`.
-_OPTIONS = ("num_classes", "img_size", "num_frames", "compressed_size")
 _AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "averaged_model.", "ema.")
 
 
@@ -39,8 +36,7 @@ class Weights:
         grid: token grid of the position embedding; None where the file does not say.
         num_heads: attention heads; None where the file does not say.
         dropped: names left out, and why.
-        hyper_parameters: of the task, in a Lightning checkpoint; they name the model.
-        class_names: in the order of the logits, where the file says them.
+        contents: what else its file says: which model it is, its classes, its pixels; None of a state dict alone.
     """
 
     state: dict[str, Tensor]
@@ -48,8 +44,7 @@ class Weights:
     grid: tuple[int, ...] | None = None
     num_heads: int | None = None
     dropped: dict[str, str] = field(default_factory=dict)
-    hyper_parameters: dict[str, Any] | None = None
-    class_names: list[str] | None = None
+    contents: Contents | None = None
 
 
 def read_weights(path: str | Path, ema: bool = True) -> Weights:
@@ -66,29 +61,17 @@ def read_weights(path: str | Path, ema: bool = True) -> Weights:
         FileNotFoundError: if it is not there.
         ValueError: if it is damaged, holds no weights, or more than plain data and tensors; in one line.
     """
-    path = Path(path).expanduser()
-    file = path / SAFETENSORS if path.is_dir() else path
-    if not file.is_file():
-        hint = f" (a folder of weights holds {SAFETENSORS})" if path.is_dir() else ""
-        raise FileNotFoundError(f"weights {file} do not exist{hint}: check the path")
-    with file.open("rb") as stream:
-        is_safetensors = stream.read(9)[8:] == b"{"
-    if is_safetensors:
-        content, about = _read_safetensors(file)
-    else:
-        content, about = _read_torch(file), {}
-    weights = Weights({}, str(path))
-    state = _choose(content, ema, weights)
-    weights.state = _without_prefixes(state, ema, "pytorch-lightning_version" in content, weights.dropped)
+    contents = read_contents(path)
+    weights = Weights({}, contents.source, contents=contents)
+    state = _choose(contents.content, ema, weights)
+    weights.state = _without_prefixes(state, ema, "pytorch-lightning_version" in contents.content, weights.dropped)
     if not weights.state:
-        raise ValueError(f"weights {file} hold no tensors: give a state dict or a checkpoint")
-    weights.hyper_parameters, weights.class_names = content.get("hyper_parameters"), None
-    if isinstance(content.get("class_names"), list):
-        weights.class_names = [printable(name) for name in content["class_names"]]
-    if "grid" in about and "num_heads" in about:
-        weights.grid, weights.num_heads = _stated(about, file)
-    check_claims(weights.hyper_parameters, weights.state, f"weights {file}")
-    return with_facts(weights, weights.hyper_parameters)
+        raise ValueError(f"weights {contents.source} hold no tensors: give a state dict or a checkpoint")
+    known = contents.facts
+    if "grid" in known and "num_heads" in known:
+        weights.grid, weights.num_heads = _stated(known, contents.source)
+    check_claims(contents.hyper_parameters, weights.state, f"weights {contents.source}")
+    return with_facts(weights, contents.hyper_parameters)
 
 
 def as_weights(source: str | Path | Mapping[str, Tensor] | Weights, ema: bool = True) -> Weights:
@@ -115,24 +98,35 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """
     path = Path(path)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    described = contents_of_model(model).description()
     if path.suffix == ".safetensors":
-        save_file(state, path, metadata={"format": "pt", **{key: json.dumps(v) for key, v in facts(model).items()}})
+        notes = {**facts(model), DESCRIPTION: described}
+        save_file(state, path, metadata={"format": "pt", **{key: json.dumps(value) for key, value in notes.items()}})
     elif path.suffix == ".ckpt":
-        config = dict(model._hub_mixin_config)
-        given = {key: config.pop(key) for key in _OPTIONS if key in config}
-        task = "video.VideoTask" if hasattr(model, "num_frames") else "classification.ClassificationTask"
-        hparams = {"name": name_of(model), **given, "args": config}
-        checkpoint = {
-            "pytorch-lightning_version": version("lightning"),
-            "task": f"lookupvit.tasks.{task}",
-            "hyper_parameters": hparams,
-            "state_dict": {f"model.{name}": value for name, value in state.items()},
-        }
-        if getattr(model, "class_names", None):
-            checkpoint["class_names"] = list(model.class_names)
-        torch.save(checkpoint, path)
+        torch.save(as_checkpoint(described, state), path)
     else:
         raise ValueError(f"weights {path}: the ending {path.suffix!r} is unknown: choose .safetensors or .ckpt")
+
+
+def as_checkpoint(described: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A Lightning checkpoint of a model that another format holds.
+
+    Args:
+        described: from `Contents.description`.
+        state: the model's tensors by its own names.
+    """
+    named = {f"model.{name}": value for name, value in state.items()}
+    return {"pytorch-lightning_version": version("lightning"), **described, "state_dict": named}
+
+
+def contents_of_model(model: nn.Module) -> Contents:
+    """What a file of this model has to say: its name and arguments, pixels, classes, trained sizes and scores."""
+    config = dict(model._hub_mixin_config)
+    given = {key: config.pop(key) for key in OWN_ARGUMENTS if key in config}
+    hyper = {"name": name_of(model), **given, "args": config, **model.task_options}
+    names = list(model.class_names) if model.class_names else None
+    sizes, scores = model.trained_sizes, dict(model.scores)
+    return Contents(type(model).__name__, {}, {}, task_of(given), hyper, {}, model.pixels, names, sizes, scores)
 
 
 def facts(model: nn.Module) -> dict[str, Any]:
@@ -142,39 +136,15 @@ def facts(model: nn.Module) -> dict[str, Any]:
     return {"grid": list(grid), "num_heads": inner.blocks[0].attn.num_heads}
 
 
-def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"weights {file} are damaged: {' '.join(str(error).split())}") from error
-
-
-def _stated(about: dict[str, str], file: Path) -> tuple[tuple[int, ...], int]:
+def _stated(about: dict[str, str], source: str) -> tuple[tuple[int, ...], int]:
     """Grid and heads out of the header of a safetensors file."""
     try:
         grid, heads = tuple(json.loads(about["grid"])), json.loads(about["num_heads"])
     except (ValueError, TypeError, RecursionError):
         grid, heads = (), 0
     if len(grid) not in (2, 3) or any(type(side) is not int or not 0 < side < 2**16 for side in (*grid, heads)):
-        raise ValueError(f"weights {file} are damaged: their header has no grid of whole numbers and number of heads")
+        raise ValueError(f"weights {source} are damaged: their header has no grid of whole numbers and number of heads")
     return grid, heads
-
-
-def _read_torch(file: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise ValueError(
-                f"weights {file} hold code ({found[1]}), which was not run: have them saved as a state dict of tensors"
-            ) from error
-        raise ValueError(
-            f"weights {file} cannot be read: they are damaged, or neither safetensors nor a checkpoint of torch"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
-    return content
 
 
 def _choose(content: dict[str, Any], ema: bool, weights: Weights) -> dict[str, Any]:

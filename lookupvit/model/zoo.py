@@ -5,8 +5,10 @@ Video: `lookupvivit_base_joint_patch16x2_224` and `lookupvivit_base_factorised_.
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from fnmatch import fnmatch
 from itertools import product
+from typing import Any
 
 from torch import nn
 
@@ -72,11 +74,20 @@ def model_classes() -> dict[str, type[nn.Module]]:
 
 def name_of(model: nn.Module) -> str:
     """The name that is nearest to a model: of its class, and with the most of its arguments."""
-    config = model._hub_mixin_config
-    known = model_classes().values()
-    kind = next(cls for cls in type(model).__mro__ if cls in known)
-    same = {name: defaults for name, (cls, defaults) in _MODELS.items() if cls is kind}
-    return max(same, key=lambda name: sum(config.get(key) == value for key, value in same[name].items()))
+    known = model_classes()
+    kind = next(cls.__name__ for cls in type(model).__mro__ if known.get(cls.__name__) is cls)
+    return name_for(kind, model._hub_mixin_config)
+
+
+def name_for(kind: str, config: Mapping[str, Any]) -> str | None:
+    """The name of a class's model that shares the most arguments with these; None for an unknown class."""
+    same = {name: defaults for name, (cls, defaults) in _MODELS.items() if cls.__name__ == kind}
+    return max(same, key=lambda name: sum(config.get(key) == value for key, value in same[name].items()), default=None)
+
+
+def default_argument(name: str, argument: str) -> Any:
+    """What a named model passes for an argument; None where it passes nothing, or there is no such model."""
+    return _MODELS.get(name, (None, {}))[1].get(argument)
 
 
 def create_model(name: str, **kwargs) -> nn.Module:

@@ -1,6 +1,7 @@
 """What every task shares: optimiser and schedule, moving average, gradient clipping, what a checkpoint carries."""
 
 import os
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from torch import nn
 
 from lookupvit.callbacks.ema import WarmedUpAverage
 from lookupvit.callbacks.resume import ExactResume
+from lookupvit.checkpoints.contents import CLASS_NAMES, PREPROCESSING, SCORES, contents_of
+from lookupvit.checkpoints.pixels import Pixels
+from lookupvit.tasks.belonging import compare_with_data
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
 from lookupvit.tasks.sharding import shard_blocks, unsharded_class
-from lookupvit.trust import printable
 
 # Hyper-parameters of a parameter group that the present run decides, also after a resume.
 _GROUP_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "fused", "name")
@@ -74,6 +77,9 @@ class Task(LightningModule):
         self.layer_decay, self.ema_decay, self.ema_warmup = layer_decay, ema_decay, ema_warmup
         self.compile_model = compile
         self.class_names: list[str] | None = None
+        self.class_index: torch.Tensor | None = None  # of the data's classes among the checkpoint's, with class_map
+        self.pixels: Pixels | None = None
+        self._scored_step: int | None = None
 
     def _prepare(self) -> None:
         """Notes what later wrappers would hide; call it once ``self.model`` is there."""
@@ -155,7 +161,13 @@ class Task(LightningModule):
         checkpoint["task"] = f"{written.__module__}.{written.__qualname__}"
         names = getattr(self.trainer.datamodule, "class_names", None) or self.class_names
         if names:
-            checkpoint["class_names"] = [str(name) for name in names]
+            checkpoint[CLASS_NAMES] = [str(name) for name in names]
+        pixels = Pixels.of_data(self.trainer.datamodule) or self.pixels
+        if pixels is not None:
+            checkpoint[PREPROCESSING] = pixels.as_dict()
+        scores = self._scores_now()
+        if scores:
+            checkpoint[SCORES] = scores
         sharded = isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
         if "optimizer_states" in checkpoint and not sharded:
             places = {parameter: place for place, parameter in enumerate(self.parameters())}
@@ -163,9 +175,26 @@ class Task(LightningModule):
             checkpoint["optimizer_states"] = [by_place(state, optimizer, places) for state, optimizer in optimizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the class names from the checkpoint."""
-        names = checkpoint.get("class_names")
-        self.class_names = [printable(name) for name in names] if isinstance(names, list) else None
+        """Takes class names and pixels from the checkpoint; compares them with the data.
+
+        Raises:
+            ValueError: If training would go on with other classes.
+        """
+        contents = contents_of(checkpoint, getattr(self._trainer, "ckpt_path", None) or "the checkpoint")
+        if self._trainer is not None:
+            compare_with_data(self, contents)
+        self.class_names, self.pixels = contents.class_names, contents.pixels
+
+    def on_validation_start(self) -> None:
+        """Notes which weights the coming scores are of."""
+        self._scored_step = None if self.trainer.sanity_checking else self.trainer.global_step
+
+    def _scores_now(self) -> dict[str, float]:
+        """What the last validation found, if it was of the present weights."""
+        if self._scored_step is None or self._scored_step != self.trainer.global_step:
+            return {}
+        values = {name: float(v) for name, v in self.trainer.callback_metrics.items() if name.startswith("val/")}
+        return {name: value for name, value in values.items() if isfinite(value)}
 
     def _schedule_steps(self) -> tuple[int, int]:
         """Optimiser steps of the whole run and of the warm-up."""

@@ -5,7 +5,6 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import nn
 
 from lookupvit.analysis.budget import largest_size
 from lookupvit.analysis.cascade import Cascade
@@ -15,12 +14,12 @@ from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.tasks.base import check
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss
 from lookupvit.tasks.sampling import Size, check_sizes, draw_size, sandwich_sizes
-from lookupvit.tasks.scores import STAGES, Scores, mean_logits, new_samples
+from lookupvit.tasks.scores import mean_logits, new_samples
 from lookupvit.tasks.set_scores import SetScores, named
-from lookupvit.tasks.starting import StartingTask
+from lookupvit.tasks.trained_sizes import TrainedSizes
 
 
-class ClassificationTask(StartingTask):
+class ClassificationTask(TrainedSizes):
     """Trains and tests an image classifier: LookupViT, or a ViT beside it.
 
     Batches are ``(images, targets)``: images ``(B, 3, H, W)``, normalised; targets ``(B,)`` classes or ``(B, C)``
@@ -45,7 +44,9 @@ class ClassificationTask(StartingTask):
         sandwich: Train at the largest, the smallest and one size between in every step (about three times the work).
         distill_weight: With ``sandwich``, the share of the smaller sizes' loss that compares them with the largest.
         eval_compressed_sizes: Sizes to evaluate; None: ``compressed_sizes``, or ``compressed_size`` alone.
-        budget_gmacs: Instead of ``compressed_size``: the largest size within so many GMACs an image.
+        budget_gmacs: Instead of ``compressed_size``: the largest size within so many GMACs per image; of a checkpoint
+            among the sizes that it was trained at.
+        untrained_sizes: Let ``budget_gmacs`` choose a size that the checkpoint was not trained at.
         cascade: For ``predict``: a file of ``lookupvit sweep`` with sizes and thresholds; each image runs at the
             smallest size first, and again at the next only while the model is not sure of it.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
@@ -74,6 +75,7 @@ class ClassificationTask(StartingTask):
         distill_weight: float = 0.5,
         eval_compressed_sizes: list[list[int]] | None = None,
         budget_gmacs: float | None = None,
+        untrained_sizes: bool = False,
         cascade: str | None = None,
         drop_path_rate: float = 0.0,
         args: dict[str, Any] | None = None,
@@ -111,7 +113,10 @@ class ClassificationTask(StartingTask):
         self.model = create_model(name, **arguments)
         if budget_gmacs is not None:
             self.compressed_size = self.model.compressed_size = largest_size(
-                self.model, gmacs=budget_gmacs, head=eval_head
+                self.model,
+                gmacs=budget_gmacs,
+                head=eval_head,
+                candidates=None if untrained_sizes else self.compressed_sizes,
             )
         self.cascade = None if cascade is None else Cascade.load(cascade)
         for size in [*self.eval_sizes, *(self.compressed_sizes or []), *(self.cascade.sizes if self.cascade else ())]:
@@ -128,9 +133,7 @@ class ClassificationTask(StartingTask):
         self._features = self.model.forward_features
         self._tokens = getattr(self.model, "forward_tokens", None)
 
-        shown = list(heads) if eval_head is None and len(heads) > 1 else []
-        about = (self.model.compressed_size, self.eval_sizes, shown, self.model.num_classes)
-        self.scores = nn.ModuleDict({stage: Scores(stage, *about) for stage in STAGES})
+        self._build_scores()
         self.set_scores: SetScores | None = None
 
     def setup(self, stage: str) -> None:
@@ -277,6 +280,8 @@ class ClassificationTask(StartingTask):
 
     def _evaluate(self, batch: tuple, batch_idx: int, stage: str, loader: Any) -> None:
         images, targets = batch
+        if self.class_index is not None:
+            targets = self.class_index.to(targets.device)[targets]
         scores = self.scores[stage]
         by_size = self.logits_at_sizes(images, scores.evaluated, self.eval_head)
         new = new_samples(loader, batch_idx, len(images), self.trainer.global_rank)

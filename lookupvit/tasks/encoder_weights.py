@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookupvit.checkpoints.contents import Contents, read_contents
+from lookupvit.checkpoints.pixels import Pixels, fold_normalisation, pixels_of
 from lookupvit.model.backbone import LookupViT
 from lookupvit.model.claims import check_claims
 from lookupvit.model.grid import grid_of, resize_tokens, size_name
-from lookupvit.model.zoo import create_model
+from lookupvit.model.loading import build_model
 from lookupvit.tasks.optim import clean_name
 
 _POSITIONS = ("embed.pos_embed", "vit.pos_embed")
@@ -17,7 +19,7 @@ _POSITIONS = ("embed.pos_embed", "vit.pos_embed")
 _HEADS = ("heads.", "norms.", "vit.head.", "vit.fc_norm.")
 
 
-def load_encoder(encoder: nn.Module, path: str | Path) -> str:
+def load_encoder(encoder: nn.Module, path: str | Path, pixels: Pixels | None = None) -> str:
     """Puts a checkpoint's weights into an encoder.
 
     Positions are resized where the image sizes differ. What only a classifier has is left out: its heads, and the end
@@ -26,15 +28,18 @@ def load_encoder(encoder: nn.Module, path: str | Path) -> str:
     Args:
         encoder: a `LookupViT` or `ViT`.
         path: a checkpoint that `lookupvit fit` wrote.
+        pixels: how the images will be normalised that the encoder sees; where its own were normalised otherwise, the
+            patch embedding makes up for it. None: they are the same.
 
     Returns:
-        one line that says what was done.
+        a line or two that say what was done.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no checkpoint, or of another model; one line.
     """
-    state, hyper = _read(Path(path))
+    state, contents = _read(Path(path))
+    hyper = contents.hyper_parameters
     _same_function(encoder, hyper, path)
     own = encoder.state_dict()
     notes = []
@@ -55,22 +60,44 @@ def load_encoder(encoder: nn.Module, path: str | Path) -> str:
         )
     encoder.load_state_dict({name: state[name] for name in own})
     left = [f"{len(over)} of the classifier left out"] if over else []
-    return f"encoder: {len(own)} tensors of {path}{''.join(f', {note}' for note in [*left, *notes])}"
+    line = f"encoder: {len(own)} tensors of {path}{''.join(f', {note}' for note in [*left, *notes])}"
+    folded = fold_into_encoder(encoder, pixels, pixels_of(contents), path)
+    return line if folded is None else f"{line}\n{folded}"
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The encoder's tensors by its own names, and the hyper-parameters of the model that it was part of."""
+def _read(path: Path) -> tuple[dict[str, Tensor], Contents]:
+    """The encoder's tensors by its own names, and what the file says of the model that it was part of."""
     if not path.is_file():
         raise FileNotFoundError(f"encoder_ckpt {path} does not exist: give a checkpoint that lookupvit fit wrote")
     try:
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
-        named = {clean_name(name): value for name, value in checkpoint["state_dict"].items()}
-    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        contents = read_contents(path)
+        named = {clean_name(name): value for name, value in contents.content["state_dict"].items()}
+    except (ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"encoder_ckpt {path} cannot be read: it is damaged, or not one of lookupvit fit") from error
     prefix = "model.encoder." if any(name.startswith("model.encoder.") for name in named) else "model."
     state = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-    check_claims(checkpoint.get("hyper_parameters", {}), named, f"encoder_ckpt {path}")
-    return state, dict(checkpoint.get("hyper_parameters", {}))
+    check_claims(contents.hyper_parameters, named, f"encoder_ckpt {path}")
+    return state, contents
+
+
+def fold_into_encoder(encoder: nn.Module, data: Pixels | None, own: Pixels | None, source: str | Path) -> str | None:
+    """Lets an encoder see the data's images as its own were normalised; see `fold_normalisation`.
+
+    Args:
+        encoder: with the weights of `source`.
+        data: how the data normalise.
+        own: how the images were normalised that the weights come from.
+        source: of the weights, for the line.
+
+    Returns:
+        one line that says what was done; None where both are the same or the data do not say.
+    """
+    if data is None or (own is not None and own.same_values(data)):
+        return None
+    if own is None:
+        return f"Warning: encoder_ckpt {source} does not say how its images were normalised: it gets them with {data}"
+    fold_normalisation(encoder, data, own)
+    return f"encoder: trained with {own}, the data have {data}: its patch embedding now takes the data's"
 
 
 def _twin(hyper: dict[str, Any]) -> nn.Module | None:
@@ -78,7 +105,7 @@ def _twin(hyper: dict[str, Any]) -> nn.Module | None:
     if "name" not in hyper:
         return None
     with torch.device("meta"):
-        return create_model(hyper["name"], num_classes=0, img_size=hyper.get("img_size"), **(hyper.get("args") or {}))
+        return build_model(Contents("the checkpoint", hyper_parameters=hyper), num_classes=0)
 
 
 def _function(model: nn.Module) -> dict[str, Any]:

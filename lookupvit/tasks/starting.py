@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.model.backbone import Tokens
 from lookupvit.model.resize_weights import resize_positions
 from lookupvit.model.warm_start import initialise
@@ -68,7 +69,8 @@ class StartingTask(Task):
             initialise(self.model, self.init_from, verbose=rank_zero_only.rank == 0)
         if self.teacher_name is not None and self.teacher is None:
             check(not hasattr(self.model, "num_frames"), "teacher is of image models: set --model.teacher null")
-            self.teacher = Teacher(self.teacher_name, self.model.num_classes, self.model.img_size)
+            pixels = Pixels.of_data(getattr(self._trainer, "datamodule", None))
+            self.teacher = Teacher(self.teacher_name, self.model.num_classes, self.model.img_size, pixels)
             check(
                 not self.teacher_feature_weight or self.teacher.width == self.model.embed_dim,
                 f"teacher {self.teacher_name} is of width {self.teacher.width}, the model of {self.model.embed_dim}: "

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lookupvit.checkpoints.contents import read_contents
+from lookupvit.checkpoints.pixels import Pixels, pixels_of, timm_pixels
 from lookupvit.model.backbone import Tokens
 from lookupvit.model.loading import load_model
+from lookupvit.tasks.belonging import say
 
 
 class Lesson(NamedTuple):
@@ -30,14 +33,23 @@ class Teacher:
             pretrained weights timm fetches.
         num_classes: classes that it has to have.
         img_size: (height, width) of the images that it will see, in pixels.
+        pixels: how those images are normalised; where the teacher was trained with another mean and standard deviation,
+            it gets the images as it knows them. None: as they come.
 
     Raises:
         FileNotFoundError: if there is neither such a file nor such a timm model.
         ValueError: for a model of other classes, one that cannot be fetched, or no image classifier; in one line.
     """
 
-    def __init__(self, source: str | Path, num_classes: int, img_size: tuple[int, int]) -> None:
-        self.model = _load(source, img_size).eval().requires_grad_(False)
+    def __init__(
+        self, source: str | Path, num_classes: int, img_size: tuple[int, int], pixels: Pixels | None = None
+    ) -> None:
+        model, own = _load(source, img_size)
+        self.model = model.eval().requires_grad_(False)
+        different = pixels is not None and own is not None and not own.same_values(pixels)
+        self.renormalise = pixels.to(own) if different else None
+        if pixels is not None and own is None:
+            say(f"Warning: teacher {source} does not say how its images were normalised: it gets them with {pixels}")
         if self.model.num_classes != num_classes:
             raise ValueError(
                 f"teacher {source} has {self.model.num_classes} classes, the data {num_classes}: fine-tune it on these "
@@ -48,10 +60,15 @@ class Teacher:
     def to(self, device: torch.device) -> None:
         """Moves the model."""
         self.model.to(device)
+        if self.renormalise is not None:
+            self.renormalise = tuple(value.to(device) for value in self.renormalise)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Lesson:
         """What it says about images `(B, 3, H, W)`."""
+        if self.renormalise is not None:
+            scale, shift = self.renormalise
+            images = images * scale + shift  # (B, C, H, W), (C, 1, 1)
         features = self.model.forward_features(images)
         logits = self.model.forward_head(features)
         if isinstance(features, Tokens):
@@ -69,19 +86,19 @@ def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1).mean()
 
 
-def _load(source: str | Path, img_size: tuple[int, int]) -> nn.Module:
+def _load(source: str | Path, img_size: tuple[int, int]) -> tuple[nn.Module, Pixels | None]:
     if Path(source).expanduser().exists():
         model = load_model(source, img_size=img_size)
         if hasattr(model, "num_frames"):
             raise ValueError(f"teacher {source} is a video model: give the checkpoint of an image classifier")
-        return model
+        return model, pixels_of(read_contents(source))
     if not timm.is_model(str(source).partition(".")[0]):
         raise FileNotFoundError(
             f"teacher {str(source)!r} is neither a checkpoint of lookupvit fit nor a model of timm's: give a file, or "
             "a name such as vit_base_patch16_224.augreg_in21k_ft_in1k"
         )
     try:
-        return timm.create_model(str(source), pretrained=True, img_size=img_size)
+        return timm.create_model(str(source), pretrained=True, img_size=img_size), timm_pixels(str(source))
     except Exception as error:  # the network's errors are of many kinds, and not every timm model takes an img_size
         raise ValueError(
             f"timm could not give {source} with its weights ({type(error).__name__}): give a checkpoint instead"

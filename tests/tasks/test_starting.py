@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer, seed_everything
+from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from lookupvit import LookupViT, ViT, create_model, load_model, save_weights
@@ -138,14 +139,15 @@ def test_load_model_builds_what_a_file_or_folder_holds(tmp_path: Path) -> None:
     model.class_names = ["a", "b", "c"]
     model.save_pretrained(tmp_path / "folder")
     save_weights(model, tmp_path / "x.ckpt")
-    for source in ("folder", "x.ckpt"):
+    save_weights(model, tmp_path / "x.safetensors")
+    for source in ("folder", "x.ckpt", "x.safetensors"):
         again = load_model(tmp_path / source)
         torch.testing.assert_close(again(images), model(images))
         assert again.class_names == ["a", "b", "c"] and not again.training
         assert load_model(tmp_path / source, img_size=48).embed.grid_size == (6, 6)
-    save_weights(model, tmp_path / "x.safetensors")
+    save_file(model.state_dict(), tmp_path / "bare.safetensors")
     with pytest.raises(ValueError, match="does not say which model it holds: build one with create_model"):
-        load_model(tmp_path / "x.safetensors")
+        load_model(tmp_path / "bare.safetensors")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="is no folder of save_pretrained"):
         load_model(tmp_path / "empty")

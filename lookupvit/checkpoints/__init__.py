@@ -1,0 +1,1 @@
+"""What checkpoints and files of weights hold, and what belongs to what."""

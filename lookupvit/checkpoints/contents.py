@@ -1,0 +1,339 @@
+"""What a checkpoint or a file of weights holds: the one answer to "which model is this?".
+
+Files are read without running anything in them, and what they say is checked before anybody relies on it. The keys are
+listed in docs/CHECKPOINTS.md.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isfinite, prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lookupvit.checkpoints.pixels import Pixels
+from lookupvit.trust import printable, read_json
+
+SAFETENSORS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata and of ONNX's metadata_props
+# Keys of a checkpoint, and of the description that the other formats carry.
+TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"
+PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "scores", "data_config"
+DESCRIBED = (TASK, HYPER, CLASS_NAMES, PREPROCESSING, TRAINED_SIZES, SCORES)
+# Arguments of a model that a task has by the same name; the rest are its `args`.
+OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
+
+Size = tuple[int, ...]
+
+
+@dataclass
+class Contents:
+    """What a file says of the model in it; each of these is None or empty where it does not say.
+
+    Attributes:
+        source: what to call the file in messages.
+        content: what it holds, tensors and the rest, as they lie in it.
+        facts: token grid and heads, as text, in the metadata of safetensors.
+        task: dotted path of the task's class.
+        hyper_parameters: of the task; `name`, `args` and the sizes build the model.
+        data: configuration of the training data, `{"class_path": ..., "init_args": {...}}`.
+        pixels: how its images were prepared.
+        class_names: in the order of the logits.
+        trained_sizes: compressed sizes that it was trained at; None: not known.
+        scores: of the validation that it was saved after, by the metric's name, as logged.
+    """
+
+    source: str
+    content: dict[str, Any] = field(default_factory=dict, repr=False)
+    facts: dict[str, str] = field(default_factory=dict)
+    task: str | None = None
+    hyper_parameters: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    pixels: Pixels | None = None
+    class_names: list[str] | None = None
+    trained_sizes: list[Size] | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str | None:
+        """The model's name."""
+        return self.hyper_parameters.get("name")
+
+    @property
+    def img_size(self) -> tuple[int, int] | None:
+        """Image size (height, width) that was given to the model; None where it has its own."""
+        size = self.hyper_parameters.get("img_size") or self.arguments.get("img_size")
+        size = (size, size) if isinstance(size, int) else tuple(size or ())
+        return size if len(size) == 2 else None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The model's further arguments."""
+        return dict(self.hyper_parameters.get("args") or {})
+
+    def score(self, size: Size | None) -> tuple[str, float] | None:
+        """Name and value of the accuracy that is known at a compressed size."""
+        if size is not None:
+            at = f"val/top1@{size_text(size)}"
+            if at in self.scores:
+                return at, self.scores[at]
+        alone = size is None or self.trained_sizes == [tuple(size)]
+        return ("val/top1", self.scores["val/top1"]) if alone and "val/top1" in self.scores else None
+
+    def untrained(self, sizes: Iterable[Size | None]) -> list[Size]:
+        """Of some compressed sizes those that the model was not trained at; none where that is not known.
+
+        A trained size without a time index, of a factorised video model, stands for every number of them.
+        """
+        if self.trained_sizes is None:
+            return []
+        chosen = [tuple(size) for size in dict.fromkeys(sizes) if size is not None]
+        return [size for size in chosen if not any(size[-len(own) :] == own for own in self.trained_sizes)]
+
+    def about(self, size: Size) -> str:
+        """A few words on a compressed size: whether it was trained, and what it is known to score."""
+        if self.trained_sizes is None:
+            return "the checkpoint does not say whether it was trained at that size"
+        if self.untrained([size]):
+            own = ", ".join(map(size_text, self.trained_sizes))
+            return f"the model was not trained at that size (trained: {own}), so expect wrong answers"
+        known = self.score(size)
+        return "trained, its score is not known" if known is None else f"trained, {known[0]} {100 * known[1]:.2f} %"
+
+    def description(self) -> dict[str, Any]:
+        """Plain data for a file of another format; `contents_of` reads it back."""
+        values = {
+            TASK: self.task,
+            HYPER: self.hyper_parameters or None,
+            CLASS_NAMES: self.class_names,
+            PREPROCESSING: None if self.pixels is None else self.pixels.as_dict(),
+            TRAINED_SIZES: None if self.trained_sizes is None else [list(size) for size in self.trained_sizes],
+            SCORES: self.scores or None,
+        }
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def read_contents(path: str | Path) -> Contents:
+    """What a file holds.
+
+    Args:
+        path: a checkpoint of `lookupvit fit` or of others, safetensors, a program in ONNX's format, or a folder that
+            `save_pretrained` wrote; told apart by their content.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is damaged, holds more than plain data and tensors, or says what cannot be; in one line.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _of_folder(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights {path} do not exist: check the path")
+    with path.open("rb") as stream:
+        is_safetensors = stream.read(9)[8:] == b"{"
+    if is_safetensors:
+        content, about = _read_safetensors(path)
+        contents = contents_of(_parsed(about.get(DESCRIPTION, "{}"), path), path)
+        contents.content, contents.facts = content, about
+        return contents
+    if path.suffix == ".onnx":
+        return contents_of(_parsed(_read_onnx(path).get(DESCRIPTION, "{}"), path), path)
+    return contents_of(_read_torch(path), path)
+
+
+def contents_of(content: dict[str, Any], source: str | Path) -> Contents:
+    """What a checkpoint that was read already holds, or the description that another format carries.
+
+    Raises:
+        ValueError: if one of the keys holds what cannot be; in one line.
+    """
+    hyper, data = (_mapping(content, key, source) for key in (HYPER, DATA))
+    task, names, scores = content.get(TASK), content.get(CLASS_NAMES), _mapping(content, SCORES, source)
+    _check(task is None or isinstance(task, str), source, TASK, "text", task)
+    _check(isinstance(hyper.get("name", ""), str), source, "hyper_parameters.name", "text", hyper.get("name"))
+    args = hyper.get("args")
+    _check(args is None or isinstance(args, dict), source, "hyper_parameters.args", "a mapping", args)
+    fits = names is None or (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names))
+    _check(fits, source, CLASS_NAMES, "a list of text", names)
+    for key, value in scores.items():
+        _check(isinstance(value, (int, float)), source, f"{SCORES}.{key}", "a number", value)
+    pixels, given = None, _mapping(content, PREPROCESSING, source)
+    if given:
+        try:
+            pixels = Pixels(**{key: given.get(key) for key in ("mean", "std", "interpolation", "crop_pct")})
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+    sizes = content.get(TRAINED_SIZES)
+    return Contents(
+        str(source),
+        content,
+        task=task,
+        hyper_parameters=hyper,
+        data=data,
+        pixels=pixels,
+        class_names=None if names is None else [printable(name) for name in names],
+        trained_sizes=_sizes_of(hyper) if sizes is None else _sizes(sizes, source, TRAINED_SIZES),
+        scores=_scores(content) if SCORES not in content else {k: float(v) for k, v in scores.items() if isfinite(v)},
+    )
+
+
+def is_exported(path: str | Path) -> bool:
+    """Whether a path is a folder that `save_pretrained` wrote, or a file of safetensors."""
+    path = Path(path)
+    return (path / CONFIG).is_file() if path.is_dir() else path.suffix == ".safetensors" and path.is_file()
+
+
+def size_text(size: Size) -> str:
+    """A compressed size as text, such as "3x3"."""
+    return "x".join(map(str, size))
+
+
+def _of_folder(path: Path) -> Contents:
+    """Of a folder; what those without a description say is put into the same words."""
+    file = path / SAFETENSORS
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"weights {file} do not exist (a folder of weights holds {SAFETENSORS}): check the path"
+        )
+    content, about = _read_safetensors(file)
+    config = _read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    described = _mapping(config, DESCRIPTION, path) or _parsed(about.get(DESCRIPTION, "{}"), path)
+    contents = contents_of(described or _old_description(config, path), path)
+    processor = path / PROCESSOR
+    if contents.pixels is None and processor.is_file():
+        try:
+            contents.pixels = Pixels.of_processor(_read_json(processor))
+        except ValueError as error:
+            raise ValueError(f"{processor}: {error}") from error
+    contents.content, contents.facts = content, about
+    return contents
+
+
+def _old_description(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    from lookupvit.model.zoo import name_for  # the models know this module
+
+    config = dict(config)
+    kinds, labels = config.pop("architectures", None), _mapping(config, "id2label", path)
+    config.pop("id2label", None)
+    if not (isinstance(kinds, list) and kinds and isinstance(kinds[0], str)):
+        return {}
+    name = name_for(kinds[0], config)
+    if name is None:
+        raise ValueError(f"{path} holds a {kinds[0][:80]}, which is no model of this project")
+    given = {key: config.pop(key) for key in OWN_ARGUMENTS if key in config}
+    described: dict[str, Any] = {TASK: task_of(given), HYPER: {"name": name, **given, "args": config}}
+    if labels:
+        described[CLASS_NAMES] = [labels.get(str(place), str(place)) for place in range(len(labels))]
+    return described
+
+
+def task_of(hyper_parameters: Mapping[str, Any]) -> str:
+    """Dotted path of the task that runs a classifier."""
+    kind = "video.VideoTask" if "num_frames" in hyper_parameters else "classification.ClassificationTask"
+    return f"lookupvit.tasks.{kind}"
+
+
+def _sizes_of(hyper: dict[str, Any]) -> list[Size] | None:
+    """Sizes that a task was trained at, where a checkpoint from before the key "trained_sizes" tells them."""
+    several = hyper.get("compressed_sizes")
+    if several:
+        return _sizes(several, "the checkpoint", "compressed_sizes")
+    if hyper.get("budget_gmacs") is not None or "name" not in hyper:
+        return None
+    size = hyper.get("compressed_size") or (hyper.get("args") or {}).get("compressed_size")
+    if size is None:
+        from lookupvit.model.zoo import default_argument  # the models know this module
+
+        size = default_argument(hyper["name"], "compressed_size")
+    return None if size is None else _sizes([size], "the checkpoint", "compressed_size")
+
+
+def _sizes(values: Any, source: str | Path, key: str) -> list[Size]:
+    fits = isinstance(values, (list, tuple))
+    sizes = [(value, value) if isinstance(value, int) else value for value in (values if fits else ())]
+    for size in sizes:
+        fits = fits and isinstance(size, (list, tuple)) and 1 <= len(size) <= 3
+        fits = fits and all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**20 for n in size)
+    _check(fits, source, key, "a list of compressed sizes", values)
+    return sorted((tuple(size) for size in sizes), key=prod)
+
+
+def _scores(content: dict[str, Any]) -> dict[str, float]:
+    """The value that Lightning's ModelCheckpoint noted, in a checkpoint from before the key "scores"."""
+    found = {}
+    states = content.get("callbacks")
+    for state in states.values() if isinstance(states, dict) else ():
+        if isinstance(state, dict) and isinstance(state.get("monitor"), str):
+            value = state.get("current_score")
+            if isinstance(value, torch.Tensor) and value.numel() == 1 and torch.isfinite(value).all():
+                found[state["monitor"]] = float(value)
+    return found
+
+
+def _mapping(content: dict[str, Any], key: str, source: str | Path) -> dict[str, Any]:
+    value = content.get(key)
+    _check(value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value)), source, key,
+           "a mapping", value)  # fmt: skip
+    return dict(value or {})
+
+
+def _check(condition: bool, source: str | Path, key: str, what: str, value: Any) -> None:
+    if not condition:
+        raise ValueError(f"{source}: its {key} is not {what}: {' '.join(str(value).split())[:80]!r}")
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its description is damaged: {error}") from error
+    _check(isinstance(value, dict), path, "description", "a mapping", value)
+    return value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    _check(isinstance(value, dict), path, "content", "a mapping", value)
+    return value
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {file} are damaged: {' '.join(str(error).split())}") from error
+
+
+def _read_onnx(file: Path) -> dict[str, str]:
+    try:
+        import onnx
+    except ImportError as error:
+        raise ValueError(f"{file} is a program in ONNX's format: pip install 'lookupvit[export]' to read it") from error
+    try:
+        return {item.key: item.value for item in onnx.load(file, load_external_data=False).metadata_props}
+    except Exception as error:  # protobuf's own kinds of errors
+        raise ValueError(f"{file} is damaged, or no program in ONNX's format") from error
+
+
+def _read_torch(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"weights {file} hold code ({found[1]}), which was not run: have them saved as a state dict of tensors"
+            ) from error
+        raise ValueError(
+            f"weights {file} cannot be read: they are damaged, or neither safetensors nor a checkpoint of torch"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
+    return content

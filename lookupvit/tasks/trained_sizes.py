@@ -1,0 +1,61 @@
+"""Which compressed sizes a classifier was trained at: kept in its checkpoints, and minded by what comes after."""
+
+from typing import Any
+
+from torch import nn
+
+from lookupvit.analysis.cascade import Cascade
+from lookupvit.checkpoints.contents import TRAINED_SIZES, contents_of
+from lookupvit.tasks.belonging import check_cascade, choose_size, say_untrained
+from lookupvit.tasks.sampling import Size
+from lookupvit.tasks.scores import STAGES, Scores
+from lookupvit.tasks.starting import StartingTask
+
+
+class TrainedSizes(StartingTask):
+    """The part of ``ClassificationTask`` that knows what its weights were trained at.
+
+    A subclass sets the attributes below and calls ``_build_scores()``.
+    """
+
+    compressed_size: Size | None
+    compressed_sizes: list[Size] | None
+    eval_sizes: list[Size]
+    eval_head: str | None
+    cascade: Cascade | None
+    trained_sizes: list[Size] | None = None  # of the checkpoint that was loaded
+
+    def _build_scores(self) -> None:
+        heads = list(getattr(self.model, "heads", ()))
+        shown = heads if self.eval_head is None and len(heads) > 1 else []
+        about = (self.model.compressed_size, self.eval_sizes, shown, self.model.num_classes)
+        self.scores = nn.ModuleDict({stage: Scores(stage, *about) for stage in STAGES}).to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the sizes that were trained; a budget has become the size that it chose."""
+        super().on_save_checkpoint(checkpoint)
+        own = self.compressed_sizes or [self.model.compressed_size]
+        sizes = own if self.trained_sizes is None or self.trainer.state.fn == "fit" else self.trained_sizes
+        if self.model.compressed_size is not None:
+            checkpoint[TRAINED_SIZES] = [list(size) for size in sizes]
+        hyper = checkpoint.get("hyper_parameters", {})
+        if hyper.get("budget_gmacs") is not None:
+            chosen = {"budget_gmacs": None, "compressed_size": list(self.model.compressed_size)}
+            checkpoint["hyper_parameters"] = {**hyper, **chosen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Settles the compressed size where a budget chooses it, and says what does not belong to the checkpoint."""
+        contents = contents_of(checkpoint, getattr(self._trainer, "ckpt_path", None) or "the checkpoint")
+        stage = None if self._trainer is None else self.trainer.state.fn
+        if self.model.compressed_size is not None and stage != "fit":
+            budget, self.trained_sizes = self.hparams.get("budget_gmacs"), contents.trained_sizes
+            if budget is not None:
+                about = (budget, contents, self.eval_head, self.hparams.get("untrained_sizes", False))
+                self.compressed_size = self.model.compressed_size = choose_size(self.model, *about)
+                self._build_scores()
+            else:
+                sizes = self.cascade.sizes if self.cascade else [self.model.compressed_size]
+                say_untrained(contents, [*sizes, *(self.eval_sizes if stage in ("validate", "test") else ())])
+            if self.cascade is not None:
+                check_cascade(self.cascade, self.hparams.cascade, checkpoint, self.model.img_size)
+        super().on_load_checkpoint(checkpoint)
