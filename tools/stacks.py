@@ -86,7 +86,7 @@ def freeze(name: str, python: Path) -> Path:
     kept = [line.split("+")[0] for line in lines if "==" in line and " @ " not in line]
     file = ROOT / "constraints" / f"{name}.txt"
     file.parent.mkdir(exist_ok=True)
-    head = f"# Every test passed with these: pip install -c constraints/{name}.txt -e .  (tools/stacks.py --freeze)"
+    head = f"# Exact versions of stack {name!r}: pip install -c constraints/{name}.txt -e ."
     file.write_text("\n".join([head, *kept]) + "\n")
     return file
 
