@@ -238,7 +238,7 @@ def test_training_one_model_a_size_and_one_for_all(
     message = error_of(capsys, [*argv, "--model.lr", "0.5"])
     assert message == (
         f"{tmp_path / 'single_2x2_seed0'} was run with --model.lr 0.01, now it is 0.5: "
-        "give the old settings, or another --output"
+        "give the old settings, or another --output_dir"
     )
     monkeypatch.setattr("lookupvit.cli_runs._train", None)
     assert main(["sweep", *argv, "--data.persistent_workers", "false"]) == 0  # changes no result
