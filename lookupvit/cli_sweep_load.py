@@ -73,7 +73,7 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
     head = task.eval_head if head is None else None if head == "both" else head
     if head is not None and head not in model.heads:
         raise ValueError(f"--head {head}: the model of {path} has {', '.join(model.heads)}")
-    chosen = sizes or task.eval_sizes or [model.compressed_size]
+    chosen = sizes or task.eval_sizes or contents.trained_sizes or [model.compressed_size]
     say_untrained(contents, chosen)
     return Loaded(label, path, task, Subject(model, tuple(chosen), head), contents.data, contents)
 

@@ -4,8 +4,6 @@ Files are read without running anything in them, and what they say is checked be
 listed in docs/CHECKPOINTS.md.
 """
 
-import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import isfinite, prod
@@ -13,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from lookupvit.checkpoints.files import check_type, parsed, read_json, read_onnx, read_safetensors, read_torch
 from lookupvit.checkpoints.pixels import Pixels
-from lookupvit.trust import printable, read_json
+from lookupvit.trust import printable
 
 SAFETENSORS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata and of ONNX's metadata_props
@@ -136,13 +134,13 @@ def read_contents(path: str | Path) -> Contents:
     with path.open("rb") as stream:
         is_safetensors = stream.read(9)[8:] == b"{"
     if is_safetensors:
-        content, about = _read_safetensors(path)
-        contents = contents_of(_parsed(about.get(DESCRIPTION, "{}"), path), path)
+        content, about = read_safetensors(path)
+        contents = contents_of(parsed(about.get(DESCRIPTION, "{}"), path), path)
         contents.content, contents.facts = content, about
         return contents
     if path.suffix == ".onnx":
-        return contents_of(_parsed(_read_onnx(path).get(DESCRIPTION, "{}"), path), path)
-    return contents_of(_read_torch(path), path)
+        return contents_of(parsed(read_onnx(path).get(DESCRIPTION, "{}"), path), path)
+    return contents_of(read_torch(path), path)
 
 
 def contents_of(content: dict[str, Any], source: str | Path) -> Contents:
@@ -153,14 +151,14 @@ def contents_of(content: dict[str, Any], source: str | Path) -> Contents:
     """
     hyper, data = (_mapping(content, key, source) for key in (HYPER, DATA))
     task, names, scores = content.get(TASK), content.get(CLASS_NAMES), _mapping(content, SCORES, source)
-    _check(task is None or isinstance(task, str), source, TASK, "text", task)
-    _check(isinstance(hyper.get("name", ""), str), source, "hyper_parameters.name", "text", hyper.get("name"))
+    check_type(task is None or isinstance(task, str), source, TASK, "text", task)
+    check_type(isinstance(hyper.get("name", ""), str), source, "hyper_parameters.name", "text", hyper.get("name"))
     args = hyper.get("args")
-    _check(args is None or isinstance(args, dict), source, "hyper_parameters.args", "a mapping", args)
+    check_type(args is None or isinstance(args, dict), source, "hyper_parameters.args", "a mapping", args)
     fits = names is None or (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names))
-    _check(fits, source, CLASS_NAMES, "a list of text", names)
+    check_type(fits, source, CLASS_NAMES, "a list of text", names)
     for key, value in scores.items():
-        _check(isinstance(value, (int, float)), source, f"{SCORES}.{key}", "a number", value)
+        check_type(isinstance(value, (int, float)), source, f"{SCORES}.{key}", "a number", value)
     pixels, given = None, _mapping(content, PREPROCESSING, source)
     if given:
         try:
@@ -199,14 +197,14 @@ def _of_folder(path: Path) -> Contents:
         raise FileNotFoundError(
             f"weights {file} do not exist (a folder of weights holds {SAFETENSORS}): check the path"
         )
-    content, about = _read_safetensors(file)
-    config = _read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
-    described = _mapping(config, DESCRIPTION, path) or _parsed(about.get(DESCRIPTION, "{}"), path)
+    content, about = read_safetensors(file)
+    config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
+    described = _mapping(config, DESCRIPTION, path) or parsed(about.get(DESCRIPTION, "{}"), path)
     contents = contents_of(described or _old_description(config, path), path)
     processor = path / PROCESSOR
     if contents.pixels is None and processor.is_file():
         try:
-            contents.pixels = Pixels.of_processor(_read_json(processor))
+            contents.pixels = Pixels.of_processor(read_json(processor))
         except ValueError as error:
             raise ValueError(f"{processor}: {error}") from error
     contents.content, contents.facts = content, about
@@ -258,7 +256,7 @@ def _sizes(values: Any, source: str | Path, key: str) -> list[Size]:
     for size in sizes:
         fits = fits and isinstance(size, (list, tuple)) and 1 <= len(size) <= 3
         fits = fits and all(isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**20 for n in size)
-    _check(fits, source, key, "a list of compressed sizes", values)
+    check_type(fits, source, key, "a list of compressed sizes", values)
     return sorted((tuple(size) for size in sizes), key=prod)
 
 
@@ -276,64 +274,6 @@ def _scores(content: dict[str, Any]) -> dict[str, float]:
 
 def _mapping(content: dict[str, Any], key: str, source: str | Path) -> dict[str, Any]:
     value = content.get(key)
-    _check(value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value)), source, key,
+    check_type(value is None or (isinstance(value, dict) and all(isinstance(k, str) for k in value)), source, key,
            "a mapping", value)  # fmt: skip
     return dict(value or {})
-
-
-def _check(condition: bool, source: str | Path, key: str, what: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{source}: its {key} is not {what}: {' '.join(str(value).split())[:80]!r}")
-
-
-def _parsed(text: str, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its description is damaged: {error}") from error
-    _check(isinstance(value, dict), path, "description", "a mapping", value)
-    return value
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    _check(isinstance(value, dict), path, "content", "a mapping", value)
-    return value
-
-
-def _read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"weights {file} are damaged: {' '.join(str(error).split())}") from error
-
-
-def _read_onnx(file: Path) -> dict[str, str]:
-    try:
-        import onnx
-    except ImportError as error:
-        raise ValueError(f"{file} is a program in ONNX's format: pip install 'lookupvit[export]' to read it") from error
-    try:
-        return {item.key: item.value for item in onnx.load(file, load_external_data=False).metadata_props}
-    except Exception as error:  # protobuf's own kinds of errors
-        raise ValueError(f"{file} is damaged, or no program in ONNX's format") from error
-
-
-def _read_torch(file: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
-        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            raise ValueError(
-                f"weights {file} hold code ({found[1]}), which was not run: have them saved as a state dict of tensors"
-            ) from error
-        raise ValueError(
-            f"weights {file} cannot be read: they are damaged, or neither safetensors nor a checkpoint of torch"
-        ) from error
-    if not isinstance(content, dict):
-        raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
-    return content

@@ -1,0 +1,75 @@
+"""Reading files of weights without running anything in them; what is wrong comes out as one line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lookupvit import trust
+
+
+def check_type(condition: bool, source: str | Path, key: str, what: str, value: Any) -> None:
+    """Raises a one-line ValueError that names the file and its key."""
+    if not condition:
+        raise ValueError(f"{source}: its {key} is not {what}: {' '.join(str(value).split())[:80]!r}")
+
+
+def parsed(text: str, path: Path) -> dict[str, Any]:
+    """A mapping out of JSON."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its description is damaged: {error}") from error
+    check_type(isinstance(value, dict), path, "description", "a mapping", value)
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of JSON that holds a mapping."""
+    try:
+        value = trust.read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    check_type(isinstance(value, dict), path, "content", "a mapping", value)
+    return value
+
+
+def read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors by name, and the metadata."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights {file} are damaged: {' '.join(str(error).split())}") from error
+
+
+def read_onnx(file: Path) -> dict[str, str]:
+    """The metadata of a program in ONNX's format."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ValueError(f"{file} is a program in ONNX's format: pip install 'lookupvit[export]' to read it") from error
+    try:
+        return {item.key: item.value for item in onnx.load(file, load_external_data=False).metadata_props}
+    except Exception as error:  # protobuf's own kinds of errors
+        raise ValueError(f"{file} is damaged, or no program in ONNX's format") from error
+
+
+def read_torch(file: Path) -> dict[str, Any]:
+    """What a file of torch holds, plain data and tensors; nothing in it is run."""
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"weights {file} hold code ({found[1]}), which was not run: have them saved as a state dict of tensors"
+            ) from error
+        raise ValueError(
+            f"weights {file} cannot be read: they are damaged, or neither safetensors nor a checkpoint of torch"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
+    return content
