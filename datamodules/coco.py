@@ -13,6 +13,7 @@ from datamodules.caption_dataset import (
     CollateCaptions,
     Features,
     NumberedImages,
+    NumberedToPredict,
     make_loader,
     numbered,
 )
@@ -64,6 +65,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         seed: draws ``val_fraction``.
         predict_path: an image, a folder or a glob to predict on.
         skip_corrupt: leave out images that cannot be decoded, with a warning that names each; else they are an error.
+            In prediction they have their error in place of an answer.
         persistent_workers: keep the loader processes between epochs.
         drop_last: leave out the last, smaller batch in training.
 
@@ -204,7 +206,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         if self.predict_path is None:
             raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
         samples = numbered(find_images(self.predict_path))
-        self._datasets["predict"] = NumberedImages(samples, self._pipeline(False).sample, self.skip_corrupt)
+        self._datasets["predict"] = NumberedToPredict(samples, self._pipeline(False).sample, self.img_size)
 
     def _pipeline(self, training: bool) -> Pipeline:
         return (train_transform if training and self.augment else eval_transform)(self.img_size, self.options)
@@ -280,7 +282,10 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         return self._loader(self._split("test"), CollateCaptions(self._pipeline(False)))
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(images (B, 3, H, W), image_ids (B,), paths)`` in sorted order; paths is a list of B strings."""
+        """Batches ``(images (B, 3, H, W), image_ids (B,), paths)`` in sorted order; paths is a list of B strings.
+
+        An image that cannot be read is blank, whatever ``skip_corrupt``; its path is an `Unreadable`, which says why.
+        """
         return self._loader(self._split("predict"), CollateCaptions(self._pipeline(False)))
 
     def teardown(self, stage: str | None = None) -> None:

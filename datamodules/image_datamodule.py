@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from datamodules.image_folder import ImageFolder, LabelledImages, find_class_folders, find_images, what_is_there
+from datamodules.image_folder import ImageFolder, ImagesToPredict, find_class_folders, find_images, what_is_there
 from datamodules.names import check_same_classes, readable_names
 from datamodules.resumable import training_loader
 from datamodules.transforms import Collate, Pipeline, eval_transform, train_transform, transform_options
@@ -52,6 +52,7 @@ class ImageFolderDataModule(LightningDataModule):
         seed: draws ``val_fraction`` (the order of training follows Lightning's ``seed_everything``).
         predict_path: an image, a folder or a glob to predict on.
         skip_corrupt: leave out images that cannot be decoded, with a warning that names each; else they are an error.
+            In prediction they have their error in place of an answer.
         cache: decode every image once into memory (images of one size only; 60,000 of 32 x 32 take 180 MB).
         persistent_workers: keep the loader processes between epochs.
         prefetch_factor: batches that each worker prepares ahead; ``None`` = torch's default.
@@ -178,9 +179,8 @@ class ImageFolderDataModule(LightningDataModule):
             if self.predict_path is None:
                 raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
             samples = [(path, path) for path in find_images(self.predict_path)]
-            self._datasets["predict"] = LabelledImages(
-                samples, self._transform(training=False).sample, self.skip_corrupt
-            )
+            transform = self._transform(training=False).sample
+            self._datasets["predict"] = ImagesToPredict(samples, transform, self.img_size)
             return
         classes = self.classes
         if self._num_classes not in (None, len(classes)):
@@ -288,7 +288,10 @@ class ImageFolderDataModule(LightningDataModule):
         return self._loader("bank")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(images (B, 3, H, W), paths)`` in sorted order; paths is a list of B strings."""
+        """Batches ``(images (B, 3, H, W), paths)`` in sorted order; paths is a list of B strings.
+
+        An image that cannot be read is blank, whatever ``skip_corrupt``; its path is an `Unreadable`, which says why.
+        """
         return self._loader("predict")
 
     def teardown(self, stage: str | None = None) -> None:

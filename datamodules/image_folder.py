@@ -16,11 +16,13 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from datamodules.image_decode import CorruptImageError, decode_bytes, decode_rgb
+from datamodules.unreadable import READ_ERRORS, unreadable
 
 __all__ = [
     "EXTENSIONS",
     "CorruptImageError",
     "ImageFolder",
+    "ImagesToPredict",
     "LabelledImages",
     "decode_bytes",
     "decode_rgb",
@@ -191,6 +193,35 @@ class LabelledImages(_ImageSamples, Dataset):
         self.samples = list(samples)
         self.transform = transform
         self._init_reader(skip_corrupt)
+
+
+class ImagesToPredict(LabelledImages):
+    """As `LabelledImages`, of files that nobody has looked at yet: each has its place, whatever is wrong with it.
+
+    An image that cannot be read is blank, and its name in the item an `Unreadable`, which says why.
+
+    Args:
+        samples: pairs of a path and an item: the path itself, or a tuple that ends in it.
+        transform: as for `ImageFolder`.
+        img_size: height and width of the blank.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[str, object]],
+        transform: Callable[[Tensor], Tensor] | None,
+        img_size: tuple[int, int],
+    ) -> None:
+        super().__init__(samples, transform)
+        self.img_size = img_size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, object]:
+        try:
+            return super().__getitem__(index)
+        except READ_ERRORS as error:
+            blank = torch.zeros(3, *self.img_size, dtype=torch.uint8)
+            image = blank if self.transform is None else self.transform(blank)
+            return image, unreadable(self.samples[index][1], error)
 
 
 def find_images(path: str | os.PathLike) -> list[str]:

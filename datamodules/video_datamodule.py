@@ -233,7 +233,13 @@ class VideoDataModule(LightningDataModule):
     def _predict_dataset(self) -> VideoDataset:
         if (self.predict_path is None) == (self.predict_split is None):
             raise ValueError("predict needs videos: set data.predict_path (video, folder, glob) or data.predict_split")
-        paths = find_videos(self.predict_path) if self.predict_path else self._kept(self.predict_split).paths
+        if self.predict_path:
+            paths = find_videos(self.predict_path)
+        else:
+            videos = self._listed(self.predict_split)
+            paths = [*videos.paths, *videos.missing]  # a file that is not there has its row, too
+        if not paths:
+            raise ValueError(f"no videos in split {self.predict_split!r} of {str(self.root)!r}; check data.root")
         return self._read("predict", [(path, path) for path in paths])
 
     def _read(self, name: str, samples: list[tuple[str, Any]]) -> VideoDataset:
@@ -243,11 +249,12 @@ class VideoDataModule(LightningDataModule):
             transform = EvalTransform(self.img_size, self.options, 1 if name == "val" else self.test_crops)
         return VideoDataset(samples, self.sampler, transform, name, self.test_clips, **self.reading)
 
-    def _kept(self, split: str) -> VideoList:
+    def _listed(self, split: str) -> VideoList:
         videos = self.list_split(split)
-        if self.exclude is not None:
-            videos = videos.without(read_bad_files(self.exclude, self.root))
-        return videos.check(f"split {split!r} in {str(self.root)!r}", self.reading["max_bad_share"])
+        return videos if self.exclude is None else videos.without(read_bad_files(self.exclude, self.root))
+
+    def _kept(self, split: str) -> VideoList:
+        return self._listed(split).check(f"split {split!r} in {str(self.root)!r}", self.reading["max_bad_share"])
 
     # -- loaders -----------------------------------------------------------------------------------------------------
 
@@ -291,5 +298,8 @@ class VideoDataModule(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(views (B, V, 3, T, H, W), files)``; files is a list of B strings."""
+        """Batches ``(views (B, V, 3, T, H, W), files)``; files is a list of B strings.
+
+        Views of a video that cannot be read are blank; its name is an `Unreadable`, which says why.
+        """
         return self._loader("predict")

@@ -100,6 +100,8 @@ def _inputs(data: LightningDataModule, count: int) -> tuple[Tensor, list[str]]:
     dataset = loader.dataset
     chosen = [i * len(dataset) // min(count, len(dataset)) for i in range(min(count, len(dataset)))]
     inputs, files = loader.collate_fn([dataset[i] for i in chosen])
+    if bad := [file for file in files if hasattr(file, "error")]:
+        raise ValueError(f"{bad[0].error}: leave it out of --path (lookupvit check-data lists such files)")
     return (inputs[:, 0] if inputs.ndim == 6 else inputs), [str(file) for file in files]  # (B, V, ...) -> (B, ...)
 
 
