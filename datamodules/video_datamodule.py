@@ -8,12 +8,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.checks import check_arguments
 from datamodules.names import readable_names
 from datamodules.resumable import training_loader
 from datamodules.transforms import transform_options
+from datamodules.unreadable import read_bad_files
 from datamodules.video_dataset import VideoDataset
 from datamodules.video_io import choose_decoder
-from datamodules.video_listing import VideoList, find_videos, read_bad_files
+from datamodules.video_listing import VideoList, find_videos
 from datamodules.video_report import BadVideoReport
 from datamodules.video_sampling import FrameSampler
 from datamodules.video_transforms import CROPS, CollateVideos, EvalTransform, TrainTransform
@@ -150,11 +152,7 @@ class VideoDataModule(LightningDataModule):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        if len(self.img_size) != 2 or min(self.img_size) < 1:
-            raise ValueError(f"data.img_size needs one positive number or (height, width), got {self.img_size}")
-        for name in ("batch_size", "val_batch_size", "test_batch_size", "test_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        check_arguments(self, dict.fromkeys(("batch_size", "val_batch_size", "test_batch_size", "test_clips"), 1))
         if self.test_crops not in CROPS:
             raise ValueError(f"data.test_crops is 1 (the centre) or 3 (along the longer side), got {self.test_crops}")
         low, high = self.short_side or (side := min(self.img_size), side)
@@ -163,10 +161,9 @@ class VideoDataModule(LightningDataModule):
                 f"data.short_side {self.short_side} must be two numbers of pixels, the smaller first, and no smaller "
                 f"than data.img_size {self.img_size}"
             )
-        counts = {**self.reading, "num_workers": self.num_workers or 0}
-        for name in ("max_bad_share", "retries", "threads", "num_workers"):
-            if counts[name] < 0:
-                raise ValueError(f"data.{name} must not be negative, got {counts[name]}")
+        for name in ("max_bad_share", "retries", "threads"):
+            if self.reading[name] < 0:
+                raise ValueError(f"data.{name} must not be negative, got {self.reading[name]}")
         choose_decoder(self.reading["decoder"])
 
     # -- what a subclass says ----------------------------------------------------------------------------------------
@@ -298,8 +295,5 @@ class VideoDataModule(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(views (B, V, 3, T, H, W), files)``; files is a list of B strings.
-
-        Views of a video that cannot be read are blank; its name is an `Unreadable`, which says why.
-        """
+        """Batches ``(views (B, V, 3, T, H, W), files)``; views of an `Unreadable` file are blank."""
         return self._loader("predict")

@@ -15,7 +15,7 @@ from datamodules.shards import INFO, Shards, StreamedImages, read_info, read_spl
 from datamodules.transforms import Collate
 from datamodules.workers import default_workers, leave_signals
 
-_OF_FOLDERS = ("cache", "val_fraction")
+_OF_FOLDERS = ("cache", "exclude", "val_fraction")
 
 
 class WebDatasetDataModule(ImageFolderDataModule):

@@ -90,10 +90,10 @@ def _knn(argv: list[str]) -> None:
     knn(argv)
 
 
-def _check_data(argv: list[str]) -> None:
+def _check_data(argv: list[str]) -> int:
     from lookupvit.cli_check import check_data
 
-    check_data(argv)
+    return check_data(argv)
 
 
 def _make_shards(argv: list[str]) -> None:
@@ -115,7 +115,7 @@ def _bench(argv: list[str]) -> None:
 
 
 # Any other command gets its own function of the arguments after its name.
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "compare": _compare,
     "sweep": _sweep,
     "ablate": _ablate,
@@ -138,8 +138,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, which is told in one line on stderr. Any other exception is a
-        bug and passes through.
+        The exit code: 0, or 2 after a user's mistake, which is told in one line on stderr; of ``check-data`` 1 if it
+        found bad files. Any other exception is a bug and passes through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or os.environ.get("LOOKUPVIT_DEBUG", "0") not in ("", "0")
@@ -162,21 +162,20 @@ def main(argv: list[str] | None = None) -> int:
     from lookupvit.cli_errors import USER_ERRORS, exit_code_of, one_line
 
     try:
-        _run(argv)
+        return _run(argv)
     except Exception as error:
         if (code := exit_code_of(error)) is not None:  # no mistake: a signal asked for it
             return code
         if debug or not isinstance(error, USER_ERRORS):
             raise
         return _fail(argv[0], one_line(error))
-    return 0
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
     if argv[0] in COMMANDS:
-        COMMANDS[argv[0]](argv[1:])
-    else:
-        _trainer_command(argv)
+        return COMMANDS[argv[0]](argv[1:]) or 0
+    _trainer_command(argv)
+    return 0
 
 
 def _fail(command: str, message: str) -> int:
