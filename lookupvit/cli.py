@@ -3,9 +3,14 @@
 Heavy imports happen only when a command runs, so that ``lookupvit --help`` answers at once.
 """
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+
+EXIT_INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
 HELP = """\
 usage: lookupvit COMMAND [--config FILE]... [--OPTION VALUE]...
@@ -159,14 +164,21 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(argv[0], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
         return _fail("", f"unknown command {argv[0]!r}: {hint}")
-    from lookupvit.cli_errors import USER_ERRORS, exit_code_of, one_line
+    with _quick_interrupt():  # seconds of imports, whose tracebacks are nobody's concern
+        from lookupvit.cli_errors import exit_code_of, interrupted, is_users, one_line
 
     try:
         return _run(argv)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail(argv[0], "interrupted", EXIT_INTERRUPTED)
     except Exception as error:
+        if interrupted(error) and not debug:  # a library's import made another error of it
+            return _fail(argv[0], "interrupted", EXIT_INTERRUPTED)
         if (code := exit_code_of(error)) is not None:  # no mistake: a signal asked for it
             return code
-        if debug or not isinstance(error, USER_ERRORS):
+        if debug or not is_users(error):
             raise
         return _fail(argv[0], one_line(error))
 
@@ -178,6 +190,23 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def _fail(command: str, message: str) -> int:
+def _fail(command: str, message: str, code: int = 2) -> int:
     print(f"lookupvit {command}: error: {message}".replace(" :", ":"), file=sys.stderr)
-    return 2
+    return code
+
+
+@contextlib.contextmanager
+def _quick_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the process at once, with one line."""
+
+    def leave(number: int, frame: object) -> None:
+        os.write(2, b"lookupvit: error: interrupted\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, leave) if main_thread else None
+    try:
+        yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, before)

@@ -33,6 +33,30 @@ class KeepData(Callback):
         checkpoint[DATA_KEY] = self.config
 
 
+def of_run(path: str) -> str:
+    """The newest checkpoint of a path that is the folder of a run or an experiment; any other path as it is."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "meta.pt").exists() or not next(folder.rglob("last*.ckpt"), None):
+        return path  # a file, or a checkpoint of FSDP, which is a folder
+    return str(find_checkpoint("last", folder))
+
+
+def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
+    """Refuses a checkpoint that says nothing of its model or data where the command line does not either.
+
+    Args:
+        saved: From `as_config`.
+        path: Of the checkpoint.
+        args: Of the command line.
+    """
+    for part in ("model", "data"):
+        if part not in saved and not any(arg.startswith((f"--{part}", "--config", "-c")) for arg in args):
+            raise ValueError(
+                f"checkpoint {path} does not say which {part} it is of, as one that lookupvit fit wrote does: add a "
+                "--config that has the model and the data"
+            )
+
+
 def find_checkpoint(name: str, folder: Path) -> Path:
     """The checkpoint that ``last`` or ``best`` means.
 

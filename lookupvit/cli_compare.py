@@ -14,6 +14,7 @@ from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.timing import interleave
 from lookupvit.cli_lightning import run
 from lookupvit.model.grid import size_name
+from lookupvit.writing import write_text
 
 _BATCH = 64  # images of one call when throughput is timed
 
@@ -70,7 +71,7 @@ def compare(argv: list[str]) -> None:
         row["images_per_second"] = rate
 
     out = Path(args.output_dir)
-    (out / f"{args.title}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_text(out / f"{args.title}.json", json.dumps(rows, indent=2) + "\n")
     picture = plot_curves(curves, out / f"{args.title}.png")
     console.print(_table(rows))
     console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)

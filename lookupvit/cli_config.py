@@ -1,5 +1,6 @@
 """Configuration files that build on others: the key ``include``."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -58,3 +59,19 @@ def _with_included(file: Path, parents: tuple[Path, ...]) -> list[Path]:
     for name in [included] if isinstance(included, str) else included:
         files += _with_included(file.parent / name, (*parents, file))
     return [*files, file]
+
+
+def join_numbers(args: list[str]) -> list[str]:
+    """`--lr -1e-3` as `--lr=-1e-3`: the parser takes a number of this form for an option."""
+    joined: list[str] = []
+    for arg in args:
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and "=" not in joined[-1]
+            and re.fullmatch(r"-[\d.]+[eE][+-]?\d+", arg)
+        ):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined

@@ -12,6 +12,7 @@ from lookupvit.export import ENDINGS, FORMATS, PROBABILITIES, Preprocessing, exp
 from lookupvit.model.grid import parse_size, size_name
 from lookupvit.model.heads import HEADS
 from lookupvit.model.loading import load_model
+from lookupvit.writing import whole_files
 
 FOLDER = "folder"
 
@@ -83,7 +84,8 @@ def _write_folder(args: argparse.Namespace, model: nn.Module, given: dict[str, A
         raise ValueError("--format folder needs --output DIR")
     if "mean" in given and (args.mean or model.preprocessing is None):
         model.set_preprocessing(class_names=model.class_names, **_processor(given))
-    model.save_pretrained(args.output)
+    with whole_files(args.output) as folder:
+        model.save_pretrained(folder)
     names = ", ".join(sorted(file.name for file in Path(args.output).iterdir() if file.is_file()))
     console.print(f"wrote {args.output}: {names}", soft_wrap=True, highlight=False)
 

@@ -27,8 +27,9 @@ from lookupvit.callbacks import (
     SkipNonFinite,
     StabilityMonitor,
 )
+from lookupvit.callbacks.config import WholeConfig
 from lookupvit.checkpoint_io import AtomicCheckpointIO
-from lookupvit.cli_config import expand_includes
+from lookupvit.cli_config import expand_includes, join_numbers
 from lookupvit.cli_errors import explain
 
 # Sizes that are written once, in the data, and flow to the model.
@@ -93,7 +94,7 @@ class LookupViTCLI(LightningCLI):
         args = [
             _SHORT.get(arg.partition("=")[0], arg.partition("=")[0]) + "".join(arg.partition("=")[1:]) for arg in args
         ]
-        args = expand_includes(args)
+        args = expand_includes(join_numbers(args))
         command, rest = args[0], args[1:]
         path = _option(rest, "ckpt_path")
         self.resume_last = False
@@ -104,8 +105,10 @@ class LookupViTCLI(LightningCLI):
             self.resume_last = path == "last"
             path = str(cli_checkpoint.find_checkpoint(path, self._experiment(self.config[command])))
         if path is not None and path != "hpc" and "://" not in path:
+            path = cli_checkpoint.of_run(path)
             checkpoint = cli_checkpoint.load(path)
             self.saved = cli_checkpoint.as_config(checkpoint, (*LINKED, FRAMES))
+            cli_checkpoint.check_complete(self.saved, path, rest)
             if command == "predict" and "data" in self.saved:  # there may be no training data to count classes in
                 classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
                 if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
@@ -272,6 +275,7 @@ def run(argv: list[str]) -> LookupViTCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        save_config_callback=WholeConfig,
         seed_everything_default=0,
         trainer_defaults={"enable_model_summary": False},
         args=argv,

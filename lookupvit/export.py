@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from lookupvit.model.backbone import to_2tuple
 from lookupvit.model.checks import check_choice
 from lookupvit.model.grid import check_compressed_size, grid_of
+from lookupvit.writing import whole_files
 
 FORMATS = ("onnx", "torch-export")
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -168,11 +169,11 @@ def export_model(
     pixels = to_2tuple(model.img_size if img_size is None else img_size)
     _check(model, pixels, compressed_sizes, head, preprocessing)
     program = Program(model, compressed_sizes, head, preprocessing, attention)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), _quiet():
         exported = _trace(program, pixels)
-        (_write_onnx if format == "onnx" else torch.export.save)(exported, path)
-        return _largest_difference(program, load_program(path), pixels, path)
+        with whole_files(path.parent) as folder:  # files: large weights of ONNX get one of their own
+            (_write_onnx if format == "onnx" else torch.export.save)(exported, folder / path.name)
+            return _largest_difference(program, load_program(folder / path.name), pixels, path)
 
 
 def load_program(path: str | Path) -> Callable[..., Tensor]:

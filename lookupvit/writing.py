@@ -6,78 +6,116 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+_PARTIAL = ".partial"
+
 
 class WriteError(OSError):
-    """A file or folder that could not be written; nothing is left of the attempt, and an older one is as it was."""
+    """A file that could not be written, in one line; nothing is left of the attempt, and an older one is as it was."""
 
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A name in the folder of `path` to write to, a file or a folder; at the end of the block it is renamed to `path`.
-
-    The name has the ending of `path`, because libraries choose a format by it. A folder that is there already gets the
-    new files in place of its own of the same names.
+    """A name beside `path` to write to, with its ending (libraries choose a format by it), renamed at the end.
 
     Raises:
-        WriteError: If the disk is full or refuses; one line.
+        WriteError: If the disk is full or refuses.
     """
     path = Path(path)
-    partial = path.with_name(f".partial.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        yield partial
-        if partial.is_dir():
-            path.mkdir(exist_ok=True)
-            for file in sorted(partial.iterdir()):
-                _sync(file)
-                os.replace(file, path / file.name)
-        else:
+    partial = path.with_name(f"{_PARTIAL}.{path.name}")
+    with _told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
             _sync(partial)
             os.replace(partial, path)
-    except Exception as error:
-        if (cause := _disk_error(error)) is None:
-            raise
-        raise WriteError(refusal(path, cause)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            _remove(partial)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """A folder below `folder` to write to; at the end its files move into `folder`.
+
+    Raises:
+        WriteError: If the disk is full or refuses.
+    """
+    folder = Path(folder)
+    partial = folder / _PARTIAL
+    with _told(folder):
+        made = not folder.exists()
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.iterdir():
+                _sync(file)
+            for file in sorted(partial.iterdir()):
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if made:
+                with contextlib.suppress(OSError):  # it is empty after a failure alone
+                    folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file as `whole` does; its lines end as they do in `text`."""
+    """Writes a text file, in UTF-8, as `whole` does."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
     return Path(path)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Makes a folder and tries to write into it, before hours of work whose result is to go there.
+
+    Raises:
+        WriteError: If that fails.
+    """
+    with whole(Path(folder) / ".probe") as partial:
+        partial.write_bytes(b"0")
+    (Path(folder) / ".probe").unlink()
 
 
 def refusal(path: str | Path, error: OSError | str) -> str:
     """One line for a file that the disk does not take."""
     path = Path(path).absolute()
     reason = error if isinstance(error, str) else error.strerror or str(error)
-    folder = next(parent for parent in path.parents if parent.exists())
+    folder = next(parent for parent in path.parents if parent.is_dir())
     free = shutil.disk_usage(folder).free / 1e9
     return f"cannot write {path}: {reason} ({free:.1f} GB free there): make room, or write to another folder"
 
 
-def _disk_error(error: BaseException) -> OSError | str | None:
-    """What the disk said, out of the error that a library made of it; None if it said nothing."""
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what is behind it; one that was raised again may be behind itself."""
+    found: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and not any(cause is other for other in found):
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        if (cause := _of_disk(error)) is None:
+            raise
+        raise WriteError(refusal(path, cause)) from error
+
+
+def _of_disk(error: BaseException) -> OSError | str | None:
+    """What the disk said, out of what a library made of it; None if it said nothing."""
+    for cause in causes(error):
         if isinstance(cause, OSError):
             return cause
-        cause = cause.__cause__ or cause.__context__
     text = str(error)  # torch and safetensors have writers of their own
-    if "os error" in text or "I/O error" in text or "PytorchStreamWriter" in text or "unexpected pos" in text:
-        return " ".join(text.split())
-    return None
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    known = ("os error", "I/O error", "PytorchStreamWriter", "unexpected pos")
+    return " ".join(text.split()) if any(part in text for part in known) else None
 
 
 def _sync(path: Path) -> None:

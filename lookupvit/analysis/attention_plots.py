@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lookupvit.analysis.plots import COLOURS
+from lookupvit.writing import whole
 
 _FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7}
 _SMALLEST = 128  # pixels: smaller images are enlarged for a picture, each pixel a square
@@ -128,14 +129,12 @@ def animate(clip: Tensor, maps: Tensor, path: str | Path, fps: int = 8) -> Path:
     for frame, weights in zip(clip.unbind(1), by_frame, strict=True):
         pair = np.concatenate([overlay(frame), overlay(frame, weights, float(by_frame.max()))], axis=1)
         frames.append(Image.fromarray((255 * pair.clip(0, 1)).astype(np.uint8)))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
-    return path
+    with whole(path) as partial:
+        frames[0].save(partial, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return Path(path)
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+    return Path(path)

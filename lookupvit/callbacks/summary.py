@@ -51,6 +51,8 @@ class RunSummary(Callback):
         epochs = f", {trainer.max_epochs} epochs" if (trainer.max_epochs or 0) > 0 else ""
         resumed = f", from step {trainer.global_step}" if trainer.global_step else ""
         self.rows["steps"] = f"{steps}{epochs}{resumed}"
+        if (note := _unvalidated(trainer)) is not None:
+            self.rows["validation"] = note
         self.rows |= getattr(pl_module, "summary_rows", {})
         self.rows["precision"] = str(trainer.precision)
         self.rows["output folder"] = str(folder or trainer.default_root_dir)
@@ -58,3 +60,17 @@ class RunSummary(Callback):
         for name, value in self.rows.items():
             table.add_row(f"[bold]{name}[/bold]", value)
         Console().print(Panel(table, title="lookupvit fit", title_align="left", expand=False))
+
+
+def _unvalidated(trainer: Trainer) -> str | None:
+    """What to say of a run that `max_steps` ends before its first validation, which chooses the best checkpoint."""
+    batches, most = trainer.val_check_batch, trainer.max_steps
+    if most < 1 or not isinstance(batches, int) or not trainer.enable_validation:
+        return None
+    first = batches * (trainer.check_val_every_n_epoch or 1) // trainer.accumulate_grad_batches
+    if trainer.global_step + first <= most:
+        return None
+    return (
+        f"none: max_steps {most} ends before the first, at step {first}: no best checkpoint; set "
+        f"--trainer.val_check_interval {most * trainer.accumulate_grad_batches} to have one"
+    )
