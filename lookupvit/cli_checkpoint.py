@@ -203,6 +203,13 @@ def explain_mismatch(message: str, path: str | Path) -> str:
         r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from checkpoint.*?torch\.Size\((.*?)\)", message, re.DOTALL
     )
     keys = re.findall(r'"([^"\s]+)"', message)
+    head = next((pair for pair in sizes if re.search(r"\bheads?\b", pair[0])), None)
+    if head and len({tuple(shape.strip("[]").split(",")[1:]) for shape in head[1:]}) == 1:  # all but the classes fit
+        theirs, ours = (shape.strip("[]").split(",")[0] for shape in head[1:])
+        return (
+            f"checkpoint {path} has {theirs} classes, the data {ours}: give data of the checkpoint's classes (of the "
+            "robustness sets of ImageNet those that --data.wnids lists, in the order of the checkpoint's)"
+        )
     if sizes:
         what = f"{sizes[0][0]} has shape {sizes[0][1]} in it and {sizes[0][2]} here"
         more = len(sizes) - 1

@@ -3,6 +3,7 @@
 import errno
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torchvision
 from conftest import TREE_CLASSES, write_tree
 
 from lookupvit.cli import main
+from lookupvit.tasks import CaptioningTask
 from lookupvit.writing import WriteError, check_writable, whole, whole_files, write_text
 
 CONFIG = """
@@ -212,3 +214,27 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
         (folder / "c.txt").write_text("c")
     check_writable(tmp_path / "a")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["a", "a/b.txt", "a/c.txt"]
+
+
+@pytest.mark.parametrize("command", [["export"], ["knn", "--data.root", "nowhere"]])
+def test_a_captioner_where_a_classifier_is_wanted(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    options = {"img_size": 32, "compressed_size": (2, 2), "args": {"embed_dim": 16, "depth": 1, "num_heads": 2}}
+    decoder = {"depth": 1, "num_heads": 2, "context_length": 8}
+    task = CaptioningTask("lookupvit_tiny_patch4_32", decoder=decoder, vocab_size=9, freeze_encoder=False, **options)
+    data = {"class_path": "datamodules.ImageFolderDataModule", "init_args": {"root": "nowhere", "img_size": 32}}
+    saved = {"state_dict": task.state_dict(), "hyper_parameters": dict(task.hparams), "data_config": data}
+    torch.save(saved, tmp_path / "captioner.ckpt")
+    line = line_of(capfd, [command[0], str(tmp_path / "captioner.ckpt"), *command[1:]])
+    assert "captioner.ckpt are of a captioner, and a classifier is wanted here" in line
+
+
+def test_robustness_sets_of_more_classes_than_the_model(home: Path, last: str, capfd: pytest.CaptureFixture) -> None:
+    for name in TREE_CLASSES:
+        (home / "imagenet-r" / name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(home / "tree" / "val" / name / "0.JPEG", home / "imagenet-r" / name)
+    argv = ["test", "--ckpt_path", last, "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+    argv += ["--data", "ImageNetRobustnessDataModule", "--data.root", str(home), "--data.imagenet_r"]
+    line = line_of(capfd, [*argv, str(home / "imagenet-r")])
+    assert "has 3 classes, the data 1000" in line and "--data.wnids" in line

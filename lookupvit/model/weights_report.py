@@ -67,6 +67,11 @@ class Report:
         if not self.errors:
             return
         if not (self.loaded or self.derived or self.resized):
+            if any(name.startswith("decoder.") for name in self.errors):
+                raise ValueError(
+                    f"weights {self.source} are of a captioner, and a classifier is wanted here: give a classifier's "
+                    "(lookupvit predict and test take captioners)"
+                )
             names = [name for name, reason in self.errors.items() if "not in the model" in reason] or list(self.errors)
             raise ValueError(
                 f"weights {self.source} are of another kind of model, no tensor of them fits: they have {names[0]} and "
