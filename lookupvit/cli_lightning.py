@@ -28,6 +28,7 @@ from lookupvit.callbacks import (
     StabilityMonitor,
 )
 from lookupvit.callbacks.config import WholeConfig
+from lookupvit.callbacks.scores import ScoresFile
 from lookupvit.checkpoint_io import AtomicCheckpointIO
 from lookupvit.cli_config import expand_includes, join_numbers
 from lookupvit.cli_errors import explain
@@ -220,6 +221,8 @@ class LookupViTCLI(LightningCLI):
                 own.append(LastCheckpoint(checkpoint.dirpath, every_n_steps))
             if trainer["logger"] is not False and not trainer["fast_dev_run"]:
                 own += [LearningRateMonitor(logging_interval="step"), BatchPictures(), StabilityMonitor()]
+        if self.subcommand in ("test", "validate"):
+            own.append(ScoresFile())
         if self.subcommand == "predict":
             own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
         return own
@@ -267,6 +270,7 @@ def run(argv: list[str]) -> LookupViTCLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     warnings.filterwarnings("ignore", message=".*is deprecated, use `isinstance\\(treespec", module="lightning")
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     if argv and argv[0] != "fit":  # which checkpoints a finished run kept is of no concern to its readers
         warnings.filterwarnings("ignore", message="(The dirpath has changed|Be aware that when using `ckpt_path`)")
     return LookupViTCLI(

@@ -1,7 +1,9 @@
 """Mistakes that users make, and disks that take no more: one line that names the thing and the remedy, no traceback."""
 
+import csv
 import errno
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -14,6 +16,7 @@ import pytest
 import torch
 import torchvision
 from conftest import TREE_CLASSES, write_tree
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lookupvit.cli import main
 from lookupvit.tasks import CaptioningTask
@@ -238,3 +241,37 @@ def test_robustness_sets_of_more_classes_than_the_model(home: Path, last: str, c
     argv += ["--data", "ImageNetRobustnessDataModule", "--data.root", str(home), "--data.imagenet_r"]
     line = line_of(capfd, [*argv, str(home / "imagenet-r")])
     assert "has 3 classes, the data 1000" in line and "--data.wnids" in line
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_scores_are_files_beside_the_checkpoint(
+    command: str, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    argv = [command, "--ckpt_path", last, "--trainer.accelerator", "cpu", "--trainer.logger", "false"]
+    assert main(argv) == 0
+    printed = capsys.readouterr().out
+    stem = Path(last).parent / command
+    assert f"wrote {stem}.json and {stem}.csv" in printed
+    document = json.loads(stem.with_suffix(".json").read_text())
+    top1 = document["metrics"][f"{'val' if command == 'validate' else 'test'}/top1"]
+    assert top1 in [pytest.approx(k / 6) for k in range(7)] and document["checkpoint"] == last  # of six images
+    with stem.with_suffix(".csv").open() as file:
+        assert {row["metric"]: float(row["value"]) for row in csv.DictReader(file)} == document["metrics"]
+    assert "limit_batches" not in document
+    assert main([*argv, f"--trainer.limit_{command if command == 'test' else 'val'}_batches", "1"]) == 0
+    assert json.loads(stem.with_suffix(".json").read_text())["limit_batches"] == 1
+
+    def refuse(path: Path, text: str) -> None:
+        raise WriteError("cannot write it")
+
+    monkeypatch.setattr("lookupvit.callbacks.scores.write_text", refuse)
+    assert main(argv) == 0  # a model on a read-only disk can be tested
+    assert "warning: cannot write it" in capsys.readouterr().err
+
+
+def test_a_run_of_few_steps_has_a_training_curve(home: Path, tmp_path: Path) -> None:
+    config = tmp_path / "short.yaml"
+    config.write_text((home / "tiny.yaml").read_text().replace("log_every_n_steps: 1, ", ""))
+    assert main(["fit", "--config", str(config), "--output_dir", str(tmp_path), "--name", "short"]) == 0
+    events = EventAccumulator(str(tmp_path / "short" / "version_0")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1, 2]

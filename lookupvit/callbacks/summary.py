@@ -10,7 +10,10 @@ from lookupvit.model.grid import size_name
 
 
 class RunSummary(Callback):
-    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder."""
+    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder.
+
+    A run of fewer steps than ``log_every_n_steps`` logs ten times or at each step, so that it has a training curve.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
@@ -39,6 +42,8 @@ class RunSummary(Callback):
         """Adds what is known once data and optimiser stand, and prints."""
         # Both on every rank: the first may have to set up the data, the second asks rank 0 for it.
         steps, folder = trainer.estimated_stepping_batches, trainer.log_dir
+        if steps < trainer.log_every_n_steps:  # it would have no training curve at all
+            trainer.log_every_n_steps = max(1, int(steps) // 10)
         if not trainer.is_global_zero:
             return
         batch = getattr(trainer.datamodule, "batch_size", None) or getattr(trainer.train_dataloader, "batch_size", 1)
