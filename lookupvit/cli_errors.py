@@ -154,7 +154,7 @@ def _unknown(name: str, options: list[str], class_path: str = "") -> str:
     first, dot, _ = name.partition(".")
     groups = {option.partition(".")[0] for option in options}
     if dot and first not in groups and (close := difflib.get_close_matches(first, groups, n=1, cutoff=0.6)):
-        return f"{first!r} is no section of the configuration: did you mean {close[0]!r}? (--{name})"
+        return f"--{name} is not an option: {first!r} is no section of the configuration: did you mean {close[0]!r}?"
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f"--{name} is not an option{owner}: did you mean --{close[0]}?"

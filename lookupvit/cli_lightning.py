@@ -238,6 +238,8 @@ class LookupViTCLI(LightningCLI):
     def _experiment(self, config: Any) -> Path:
         """Output folder of the experiment: OUTPUT_DIR/NAME."""
         name = config.get("name") or _model_name(config.get("model")) or "lookupvit"
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+            raise ValueError(f"--name {name!r} leads out of --output_dir: give a name, or folders below it such as a/b")
         return Path(config.get("output_dir")) / name
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:

@@ -67,14 +67,21 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Makes a folder and tries to write into it, before hours of work whose result is to go there.
+    """Tries to write into a folder, before hours of work whose result is to go there; nothing is left of it.
 
     Raises:
         WriteError: If that fails.
     """
-    with whole(Path(folder) / ".probe") as partial:
-        partial.write_bytes(b"0")
-    (Path(folder) / ".probe").unlink()
+    probe = Path(folder) / ".probe"
+    made = [parent for parent in probe.parents if not parent.exists()]  # the innermost first
+    try:
+        with whole(probe) as partial:
+            partial.write_bytes(b"0")
+        probe.unlink()
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
 
 
 def refusal(path: str | Path, error: OSError | str) -> str:
