@@ -180,6 +180,8 @@ class Mistakes:
             shutil.rmtree(copy / "checkpoints")
         elif kind != "run":
             content = last.read_bytes()
+            for older in last.parent.glob("last.previous*"):  # its predictions would be others, rightly
+                older.unlink()
             if kind == "cut, one before":
                 shutil.copy(last, last.with_name("last.previous.ckpt"))
             if "cut" in kind or kind == "noise":
