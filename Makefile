@@ -61,8 +61,8 @@ bench: $(READY)  ## speed and memory against timm's ViT and ToMe; tables in outp
 chaos: $(READY)  ## kill and resume training KILLS times, with 0 and 2 workers, on 1 and 2 processes (an hour or more)
 	$(BIN)/python benchmarks/chaos.py --kills $(KILLS)
 
-fuzz: $(READY)  ## 300 mutated configurations, 200 damaged and 140 hostile files: nothing hangs, fails silently or runs (20 minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --configs 300 --files 200
+fuzz: $(READY)  ## 300 mutated configurations, 300 mistakes, 200 damaged and 148 hostile files: nothing hangs, fails silently or runs
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py --configs 300 --mistakes 300 --files 200
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/hostile.py
 
 mutants: $(READY)  ## small changes to the code, each of which a test must notice; goes on where it stopped (an hour)

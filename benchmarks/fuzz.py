@@ -4,7 +4,7 @@ Every case runs in a forked process with a time limit. A configuration must end 
 after 0 the run must have saved finite weights after the steps that were asked for. A damaged file must be refused in
 one line that names it, or, where what it holds can be compared, give what the undamaged one gives.
 
-    python benchmarks/fuzz.py --configs 300 --files 200
+    python benchmarks/fuzz.py --configs 300 --mistakes 300 --files 200
 """
 
 import argparse
@@ -221,11 +221,13 @@ def sources(folder: Path) -> dict[str, list[Path]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", type=int, default=300)
+    parser.add_argument("--mistakes", type=int, default=300, help="of benchmarks/fuzz_mistakes.py")
     parser.add_argument("--files", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0, help="of the first case; case n has seed + n")
     parser.add_argument("--limit", type=float, default=60, help="seconds of one case")
     args = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+    import fuzz_mistakes
     import test_fuzz
     import torch
 
@@ -256,6 +258,11 @@ def main() -> int:
             note(kind, seed, apart(work, args.limit))
         for seed in range(args.seed, args.seed + args.configs):
             note("config", seed, apart(lambda s=seed: one_config(s, folder / "tree"), args.limit))
+        if args.mistakes:
+            tree, config = folder / "tree", test_fuzz.config(folder / "tree")
+            mistakes = fuzz_mistakes.Mistakes(tree, files["checkpoint"][0], config, folder)
+            for seed in range(args.seed, args.seed + args.mistakes):
+                note("mistake", seed, apart(lambda s=seed: mistakes.one(s), args.limit))
     print("\n| what | cases | answers |\n|---|---|---|")
     for kind, answers in counts.items():
         print(f"| {kind} | {answers.total()} | {', '.join(f'{n} {answer}' for answer, n in sorted(answers.items()))} |")

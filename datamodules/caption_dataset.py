@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.coco_index import Captioned
-from datamodules.image_folder import LabelledImages
+from datamodules.image_folder import ImagesToPredict, LabelledImages
 from datamodules.resumable import training_loader
 from datamodules.tokenizer import Tokenizer
 from datamodules.transforms import Pipeline
@@ -135,6 +135,10 @@ class NumberedImages(LabelledImages):
     def __getitem__(self, index: int) -> tuple[Any, ...] | None:
         sample = super().__getitem__(index)
         return None if sample is None else (sample[0], *sample[1])
+
+
+class NumberedToPredict(NumberedImages, ImagesToPredict):
+    """Images `(image, number, path)`, those that cannot be read among them, as `ImagesToPredict` has them."""
 
 
 def numbered(paths: Sequence[str]) -> list[tuple[str, tuple[int, str]]]:

@@ -1,5 +1,6 @@
 """Images with captions: COCO 2014 and 2017, and Karpathy's splits of COCO and Flickr."""
 
+import os
 import warnings
 from pathlib import Path
 
@@ -13,14 +14,17 @@ from datamodules.caption_dataset import (
     CollateCaptions,
     Features,
     NumberedImages,
+    NumberedToPredict,
     make_loader,
     numbered,
 )
 from datamodules.caption_text import CaptionText
+from datamodules.checks import check_arguments
 from datamodules.coco_index import Captioned, find_layout, read_split
 from datamodules.image_folder import find_images
 from datamodules.tokenizer import MODEL_TYPES
 from datamodules.transforms import Pipeline, eval_transform, train_transform, transform_options
+from datamodules.unreadable import read_bad_files
 
 
 class COCOCaptionsDataModule(CaptionText, LightningDataModule):
@@ -64,6 +68,8 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         seed: draws ``val_fraction``.
         predict_path: an image, a folder or a glob to predict on.
         skip_corrupt: leave out images that cannot be decoded, with a warning that names each; else they are an error.
+            In prediction they have their error in place of an answer.
+        exclude: a list of files to leave out, as ``lookupvit check-data`` writes it.
         persistent_workers: keep the loader processes between epochs.
         drop_last: leave out the last, smaller batch in training.
 
@@ -105,6 +111,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         seed: int = 0,
         predict_path: str | None = None,
         skip_corrupt: bool = False,
+        exclude: str | None = None,
         persistent_workers: bool = True,
         drop_last: bool = True,
     ) -> None:
@@ -121,7 +128,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         self.context_length, self.augment = context_length, augment
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction, self.seed = val_fraction, seed
-        self.predict_path, self.skip_corrupt = predict_path, skip_corrupt
+        self.predict_path, self.skip_corrupt, self.exclude = predict_path, skip_corrupt, exclude
         overrides = {"scale": scale, "ratio": ratio, "interpolation": interpolation, "hflip": hflip}
         overrides |= {"crop_padding": crop_padding, "rand_augment": rand_augment, "color_jitter": color_jitter}
         # mixed or erased images have no caption that is true of them
@@ -133,15 +140,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        if len(self.img_size) != 2 or min(self.img_size) < 1:
-            raise ValueError(f"data.img_size needs one positive number or (height, width), got {self.img_size}")
-        for name, least in (("batch_size", 1), ("val_batch_size", 1), ("context_length", 3)):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.{name} must be at least {least}, got {getattr(self, name)}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise ValueError(f"data.num_workers must not be negative, got {self.num_workers}; 0 loads in this process")
-        if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"data.val_fraction must lie in [0, 1), got {self.val_fraction}")
+        check_arguments(self, {"batch_size": 1, "val_batch_size": 1, "context_length": 3})
         if self.tokenizer_type not in MODEL_TYPES:
             raise ValueError(f"unknown data.tokenizer_type {self.tokenizer_type!r}: choose from {MODEL_TYPES}")
 
@@ -172,6 +171,9 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
     def _read(self, split: str) -> list[Captioned]:
         layout = find_layout(self.root, self.annotations)
         images = read_split(self.root, layout, split)
+        if self.exclude is not None:
+            excluded = read_bad_files(self.exclude, self.root)
+            images = [image for image in images if os.path.abspath(image.path) not in excluded]
         rank_zero_info(f"{len(images)} images with {sum(len(i.captions) for i in images)} captions: {split}, {layout}")
         return images
 
@@ -204,7 +206,7 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         if self.predict_path is None:
             raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
         samples = numbered(find_images(self.predict_path))
-        self._datasets["predict"] = NumberedImages(samples, self._pipeline(False).sample, self.skip_corrupt)
+        self._datasets["predict"] = NumberedToPredict(samples, self._pipeline(False).sample, self.img_size)
 
     def _pipeline(self, training: bool) -> Pipeline:
         return (train_transform if training and self.augment else eval_transform)(self.img_size, self.options)
@@ -280,7 +282,10 @@ class COCOCaptionsDataModule(CaptionText, LightningDataModule):
         return self._loader(self._split("test"), CollateCaptions(self._pipeline(False)))
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(images (B, 3, H, W), image_ids (B,), paths)`` in sorted order; paths is a list of B strings."""
+        """Batches ``(images (B, 3, H, W), image_ids (B,), paths)`` in sorted order; paths is a list of B strings.
+
+        An image that cannot be read is blank, whatever ``skip_corrupt``; its path is an `Unreadable`, which says why.
+        """
         return self._loader(self._split("predict"), CollateCaptions(self._pipeline(False)))
 
     def teardown(self, stage: str | None = None) -> None:

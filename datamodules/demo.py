@@ -255,7 +255,9 @@ class DemoDataModule(ImageFolderDataModule):
         return CLASSES
 
     def prepare_data(self) -> None:
-        """Render the images, unless they are there."""
+        """Render the images, unless they are there, or only others are asked for."""
+        if self.trainer is not None and self.trainer.state.fn == "predict":
+            return
         if not (self.root / _MARKER).is_file():
             check_may_write(self, "root")
         render_demo(self.root, **self._render)

@@ -8,10 +8,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from datamodules.image_folder import ImageFolder, LabelledImages, find_class_folders, find_images, what_is_there
+from datamodules.checks import check_arguments
+from datamodules.image_folder import ImageFolder, ImagesToPredict, find_class_folders, find_images, what_is_there
 from datamodules.names import check_same_classes, mapped_names, readable_names
 from datamodules.resumable import training_loader
 from datamodules.transforms import Collate, Pipeline, eval_transform, train_transform, transform_options
+from datamodules.unreadable import read_bad_files
 from datamodules.workers import default_workers, leave_signals
 
 MIXING = {"mixup": "mixup", "cutmix": "cutmix", "prob": "mix_prob"}
@@ -54,6 +56,8 @@ class ImageFolderDataModule(LightningDataModule):
         seed: draws ``val_fraction`` (the order of training follows Lightning's ``seed_everything``).
         predict_path: an image, a folder or a glob to predict on.
         skip_corrupt: leave out images that cannot be decoded, with a warning that names each; else they are an error.
+            In prediction they have their error in place of an answer.
+        exclude: a list of files to leave out, as ``lookupvit check-data`` writes it.
         cache: decode every image once into memory (images of one size only; 60,000 of 32 x 32 take 180 MB).
         persistent_workers: keep the loader processes between epochs.
         prefetch_factor: batches that each worker prepares ahead; ``None`` = torch's default.
@@ -93,6 +97,7 @@ class ImageFolderDataModule(LightningDataModule):
         seed: int = 0,
         predict_path: str | None = None,
         skip_corrupt: bool = False,
+        exclude: str | None = None,
         cache: bool = False,
         persistent_workers: bool = True,
         prefetch_factor: int | None = None,
@@ -107,7 +112,7 @@ class ImageFolderDataModule(LightningDataModule):
         self.persistent_workers = persistent_workers
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.val_fraction, self.seed, self.predict_path = val_fraction, seed, predict_path
-        self.skip_corrupt, self.cache, self.drop_last = skip_corrupt, cache, drop_last
+        self.skip_corrupt, self.exclude, self.cache, self.drop_last = skip_corrupt, exclude, cache, drop_last
         self.options = transform_options(
             recipe,
             scale=scale,
@@ -128,18 +133,12 @@ class ImageFolderDataModule(LightningDataModule):
         self.mean, self.std = self.options["mean"], self.options["std"]
         self._num_classes = num_classes
         self._datasets: dict[str, Dataset] = {}
-        self._check_arguments()
+        check_arguments(self, {"batch_size": 1, "val_batch_size": 1})
 
-    def _check_arguments(self) -> None:
-        if len(self.img_size) != 2 or min(self.img_size) < 1:
-            raise ValueError(f"data.img_size needs one positive number or (height, width), got {self.img_size}")
-        for name in ("batch_size", "val_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise ValueError(f"data.num_workers must not be negative, got {self.num_workers}; 0 loads in this process")
-        if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"data.val_fraction must lie in [0, 1), got {self.val_fraction}")
+    @property
+    def excluded(self) -> set[str]:
+        """Absolute paths of the files that ``exclude`` lists."""
+        return set() if self.exclude is None else read_bad_files(self.exclude, self.root)
 
     def _known_classes(self) -> list[str] | None:
         """Class folders a subclass knows without a tree; prediction can then name classes on a machine without data."""
@@ -177,9 +176,8 @@ class ImageFolderDataModule(LightningDataModule):
             if self.predict_path is None:
                 raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")
             samples = [(path, path) for path in find_images(self.predict_path)]
-            self._datasets["predict"] = LabelledImages(
-                samples, self._transform(training=False).sample, self.skip_corrupt
-            )
+            transform = self._transform(training=False).sample
+            self._datasets["predict"] = ImagesToPredict(samples, transform, self.img_size)
             return
         classes = self.classes
         if self._num_classes not in (None, len(classes)):
@@ -226,7 +224,8 @@ class ImageFolderDataModule(LightningDataModule):
             self._datasets["test"] = self._read_split(split)
 
     def _read_split(self, split: str, training: bool = False) -> Dataset:
-        dataset = ImageFolder(self.root / split, self._transform(training).sample, self.skip_corrupt, self.cache)
+        transform = self._transform(training).sample
+        dataset = ImageFolder(self.root / split, transform, self.skip_corrupt, self.cache, self.excluded)
         check_same_classes(dataset.classes, self.classes, self.root / split, self.root / self.train_split)
         return dataset
 
@@ -287,7 +286,7 @@ class ImageFolderDataModule(LightningDataModule):
         return self._loader("bank")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(images (B, 3, H, W), paths)`` in sorted order; paths is a list of B strings."""
+        """Batches ``(images (B, 3, H, W), paths)`` in sorted order; of `ImagesToPredict`."""
         return self._loader("predict")
 
     def teardown(self, stage: str | None = None) -> None:

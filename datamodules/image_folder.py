@@ -6,7 +6,7 @@ Letters: ``H, W`` height and width of one image, ``n`` images of a data set.
 import glob
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -16,11 +16,13 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from datamodules.image_decode import CorruptImageError, decode_bytes, decode_rgb
+from datamodules.unreadable import READ_ERRORS, unreadable
 
 __all__ = [
     "EXTENSIONS",
     "CorruptImageError",
     "ImageFolder",
+    "ImagesToPredict",
     "LabelledImages",
     "decode_bytes",
     "decode_rgb",
@@ -72,8 +74,12 @@ class _ImageSamples:
     transform: Callable[[Tensor], Tensor] | None
     images: Tensor | None = None
 
-    def _init_reader(self, skip_corrupt: bool) -> None:
+    def _init_reader(self, skip_corrupt: bool, exclude: Collection[str] = ()) -> None:
         self.skip_corrupt = skip_corrupt
+        if exclude:
+            self.samples = [sample for sample in self.samples if os.path.abspath(sample[0]) not in exclude]
+            if not self.samples:
+                raise ValueError("data.exclude lists every image of a split: check the list, or set it to null")
         # Shared memory, so that the main process sees what the workers left out.
         self._corrupt = torch.zeros(len(self.samples) if skip_corrupt else 0, dtype=torch.bool).share_memory_()
 
@@ -119,6 +125,7 @@ class ImageFolder(_ImageSamples, DatasetFolder):
             that names it, in place of an error.
         cache: decode every image once into one uint8 tensor ``(n, 3, H, W)``, shared with forked workers; all images
             must have one size.
+        exclude: absolute paths of files to leave out.
 
     Raises:
         FileNotFoundError: the folder is missing.
@@ -131,10 +138,10 @@ class ImageFolder(_ImageSamples, DatasetFolder):
         transform: Callable[[Tensor], Tensor] | None = None,
         skip_corrupt: bool = False,
         cache: bool = False,
+        exclude: Collection[str] = (),
     ) -> None:
-        super().__init__(
-            os.fspath(root), loader=decode_rgb, extensions=EXTENSIONS, transform=transform, allow_empty=True
-        )
+        own = {"is_valid_file": is_image_in(root), "transform": transform, "allow_empty": True}
+        super().__init__(os.fspath(root), loader=decode_rgb, **own)
         filled = set(self.targets)
         empty = [name for name, index in self.class_to_idx.items() if index not in filled]
         if empty:
@@ -144,7 +151,8 @@ class ImageFolder(_ImageSamples, DatasetFolder):
                 f"no images in the class folder {str(folder)!r}{more}: {what_is_there(folder)}; "
                 f"put images there ({' '.join(EXTENSIONS)}) or remove the folder"
             )
-        self._init_reader(skip_corrupt)
+        self._init_reader(skip_corrupt, exclude)
+        self.targets, self.imgs = [label for _, label in self.samples], self.samples  # torchvision's names
         if cache:
             self.images = self._decode_all()
 
@@ -180,6 +188,7 @@ class LabelledImages(_ImageSamples, Dataset):
         samples: pairs; an item of ``__getitem__`` is ``(image, item)``.
         transform: as for `ImageFolder`.
         skip_corrupt: as for `ImageFolder`.
+        exclude: as for `ImageFolder`.
     """
 
     def __init__(
@@ -187,10 +196,51 @@ class LabelledImages(_ImageSamples, Dataset):
         samples: Sequence[tuple[str, object]],
         transform: Callable[[Tensor], Tensor] | None = None,
         skip_corrupt: bool = False,
+        exclude: Collection[str] = (),
     ) -> None:
         self.samples = list(samples)
         self.transform = transform
-        self._init_reader(skip_corrupt)
+        self._init_reader(skip_corrupt, exclude)
+
+
+class ImagesToPredict(LabelledImages):
+    """As `LabelledImages`, of files that nobody has looked at yet: each has its place, whatever is wrong with it.
+
+    An image that cannot be read is blank, and its name in the item an `Unreadable`, which says why.
+
+    Args:
+        samples: pairs of a path and an item: the path itself, or a tuple that ends in it.
+        transform: as for `ImageFolder`.
+        img_size: height and width of the blank.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[tuple[str, object]],
+        transform: Callable[[Tensor], Tensor] | None,
+        img_size: tuple[int, int],
+    ) -> None:
+        super().__init__(samples, transform)
+        self.img_size = img_size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, object]:
+        try:
+            return super().__getitem__(index)
+        except READ_ERRORS as error:
+            blank = torch.zeros(3, *self.img_size, dtype=torch.uint8)
+            image = blank if self.transform is None else self.transform(blank)
+            return image, unreadable(self.samples[index][1], error)
+
+
+def is_image_in(root: str | os.PathLike) -> Callable[[str], bool]:
+    """Whether a path below ``root`` is one of an image; what starts with a dot, a file or a folder, is none.
+
+    Such files are left by a system or a program: ``._1.jpg``, ``.ipynb_checkpoints/1.jpg``.
+    """
+    start = len(os.path.join(root, ""))
+    return lambda path: (
+        path.lower().endswith(EXTENSIONS) and not path[start:].startswith(".") and "/." not in path[start:]
+    )
 
 
 def find_images(path: str | os.PathLike) -> list[str]:
@@ -207,7 +257,9 @@ def find_images(path: str | os.PathLike) -> list[str]:
     if os.path.isfile(text):
         return [text]
     if os.path.isdir(text):
+        wanted = is_image_in(text)
         found = [str(file) for file in Path(text).rglob("*") if file.is_file()]
+        found = [file for file in found if wanted(file) or not file.lower().endswith(EXTENSIONS)]
     elif glob.has_magic(text):
         found = [file for file in glob.glob(text, recursive=True) if os.path.isfile(file)]
     else:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import make_dataset
 
 from datamodules.image_datamodule import ImageFolderDataModule
-from datamodules.image_folder import EXTENSIONS, LabelledImages, find_class_folders, what_is_there
+from datamodules.image_folder import LabelledImages, find_class_folders, is_image_in, what_is_there
 
 # What timm calls the list of each subset; the number of its classes is in the name's comment.
 _LISTS = {
@@ -78,11 +78,11 @@ class ImageNet21kDataModule(ImageFolderDataModule):
                 "folders that there are with ImageFolderDataModule"
             )
         here = {name: wanted[name] for name in found if name in wanted}
-        samples = make_dataset(str(folder), here, extensions=EXTENSIONS, allow_empty=True) if here else []
+        samples = make_dataset(str(folder), here, is_valid_file=is_image_in(folder), allow_empty=True) if here else []
         filled = {label for _, label in samples}
         if empty := [name for name, label in here.items() if label not in filled]:
             where = Path(folder, empty[0])
             raise ValueError(f"no images in {len(empty)} class folders, {str(where)!r} for one: {what_is_there(where)}")
         if not samples:
             raise ValueError(f"no class of data.subset={self.subset} in {str(folder)!r}: {what_is_there(folder)}")
-        return LabelledImages(samples, self._transform(training).sample, self.skip_corrupt)
+        return LabelledImages(samples, self._transform(training).sample, self.skip_corrupt, self.excluded)

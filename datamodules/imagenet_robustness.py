@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.corruptions import CORRUPTIONS
-from datamodules.image_folder import EXTENSIONS, LabelledImages, find_class_folders
+from datamodules.image_folder import EXTENSIONS, LabelledImages, find_class_folders, is_image_in
 from datamodules.imagenet import ImageNetDataModule
 from datamodules.names import imagenet_wnids
 from datamodules.test_sets import TestSet, TestSets
@@ -151,7 +151,7 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
     def _tree(self, folder: Path, by_number: bool = False) -> tuple[LabelledImages, tuple[int, ...]]:
         """The images of class folders, and the indices of the classes that are there."""
         index = {str(i) if by_number else wnid: i for i, wnid in enumerate(self.classes)}
-        names = find_class_folders(folder)
+        names, is_image = find_class_folders(folder), is_image_in(folder)
         if unknown := [name for name in names if name not in index]:
             what = f"a number from 0 to {len(index) - 1}" if by_number else "a class of the model"
             raise ValueError(
@@ -161,11 +161,11 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
             (str(file), index[name])
             for name in names
             for file in sorted((folder / name).rglob("*"))
-            if file.name.lower().endswith(EXTENSIONS)
+            if is_image(str(file))
         ]
         if not samples:
             raise ValueError(f"no images below {str(folder)!r}: expected {' '.join(EXTENSIONS)} in its class folders")
         return self._images(samples), tuple(sorted(index[name] for name in names))
 
     def _images(self, samples: list[tuple[str, int]]) -> LabelledImages:
-        return LabelledImages(samples, self._transform(training=False).sample, self.skip_corrupt)
+        return LabelledImages(samples, self._transform(False).sample, self.skip_corrupt, self.excluded)

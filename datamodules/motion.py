@@ -239,7 +239,9 @@ class MotionDataModule(VideoDataModule):
         return self._inner.list_split(split)
 
     def prepare_data(self) -> None:
-        """Render the clips, unless they are there."""
+        """Render the clips, unless they are there, or only others are asked for."""
+        if self.trainer is not None and self.trainer.state.fn == "predict":
+            return
         if not (self.root / _MARKER).is_file():
             check_may_write(self, "root")
         render_motion(self.root, **self._render)

@@ -8,12 +8,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from datamodules.checks import check_arguments
 from datamodules.names import readable_names
 from datamodules.resumable import training_loader
 from datamodules.transforms import transform_options
+from datamodules.unreadable import read_bad_files
 from datamodules.video_dataset import VideoDataset
 from datamodules.video_io import choose_decoder
-from datamodules.video_listing import VideoList, find_videos, read_bad_files
+from datamodules.video_listing import VideoList, find_videos
 from datamodules.video_report import BadVideoReport
 from datamodules.video_sampling import FrameSampler
 from datamodules.video_transforms import CROPS, CollateVideos, EvalTransform, TrainTransform
@@ -154,11 +156,7 @@ class VideoDataModule(LightningDataModule):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        if len(self.img_size) != 2 or min(self.img_size) < 1:
-            raise ValueError(f"data.img_size needs one positive number or (height, width), got {self.img_size}")
-        for name in ("batch_size", "val_batch_size", "test_batch_size", "test_clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        check_arguments(self, dict.fromkeys(("batch_size", "val_batch_size", "test_batch_size", "test_clips"), 1))
         if self.test_crops not in CROPS:
             raise ValueError(f"data.test_crops is 1 (the centre) or 3 (along the longer side), got {self.test_crops}")
         low, high = self.short_side or (side := min(self.img_size), side)
@@ -167,10 +165,9 @@ class VideoDataModule(LightningDataModule):
                 f"data.short_side {self.short_side} must be two numbers of pixels, the smaller first, and no smaller "
                 f"than data.img_size {self.img_size}"
             )
-        counts = {**self.reading, "num_workers": self.num_workers or 0}
-        for name in ("max_bad_share", "retries", "threads", "num_workers"):
-            if counts[name] < 0:
-                raise ValueError(f"data.{name} must not be negative, got {counts[name]}")
+        for name in ("max_bad_share", "retries", "threads"):
+            if self.reading[name] < 0:
+                raise ValueError(f"data.{name} must not be negative, got {self.reading[name]}")
         choose_decoder(self.reading["decoder"])
 
     # -- what a subclass says ----------------------------------------------------------------------------------------
@@ -237,7 +234,13 @@ class VideoDataModule(LightningDataModule):
     def _predict_dataset(self) -> VideoDataset:
         if (self.predict_path is None) == (self.predict_split is None):
             raise ValueError("predict needs videos: set data.predict_path (video, folder, glob) or data.predict_split")
-        paths = find_videos(self.predict_path) if self.predict_path else self._kept(self.predict_split).paths
+        if self.predict_path:
+            paths = find_videos(self.predict_path)
+        else:
+            videos = self._listed(self.predict_split)
+            paths = [*videos.paths, *videos.missing]  # a file that is not there has its row, too
+        if not paths:
+            raise ValueError(f"no videos in split {self.predict_split!r} of {str(self.root)!r}; check data.root")
         return self._read("predict", [(path, path) for path in paths])
 
     def _read(self, name: str, samples: list[tuple[str, Any]]) -> VideoDataset:
@@ -247,11 +250,12 @@ class VideoDataModule(LightningDataModule):
             transform = EvalTransform(self.img_size, self.options, 1 if name == "val" else self.test_crops)
         return VideoDataset(samples, self.sampler, transform, name, self.test_clips, **self.reading)
 
-    def _kept(self, split: str) -> VideoList:
+    def _listed(self, split: str) -> VideoList:
         videos = self.list_split(split)
-        if self.exclude is not None:
-            videos = videos.without(read_bad_files(self.exclude, self.root))
-        return videos.check(f"split {split!r} in {str(self.root)!r}", self.reading["max_bad_share"])
+        return videos if self.exclude is None else videos.without(read_bad_files(self.exclude, self.root))
+
+    def _kept(self, split: str) -> VideoList:
+        return self._listed(split).check(f"split {split!r} in {str(self.root)!r}", self.reading["max_bad_share"])
 
     # -- loaders -----------------------------------------------------------------------------------------------------
 
@@ -295,5 +299,5 @@ class VideoDataModule(LightningDataModule):
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(views (B, V, 3, T, H, W), files)``; files is a list of B strings."""
+        """Batches ``(views (B, V, 3, T, H, W), files)``; views of an `Unreadable` file are blank."""
         return self._loader("predict")

@@ -15,6 +15,7 @@ from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.unreadable import READ_ERRORS, unreadable
 from datamodules.video_index import CorruptVideoError, VideoIndex
 from datamodules.video_io import VideoReader, choose_decoder, open_video
 from datamodules.video_sampling import FrameSampler
@@ -35,7 +36,8 @@ class VideoDataset(Dataset):
     """Clips of labelled videos.
 
     A file that is missing or cannot be decoded gives way to another video: a random one in training, the next one in
-    evaluation. It is named once, in the log, counted, and not tried again.
+    evaluation. It is named once, in the log, counted, and not tried again. In prediction every file keeps its place:
+    views of one that cannot be read are blank, and its name is an `Unreadable`, which says why.
 
     Args:
         samples: pairs of a file and its item: a class index, or anything a batch should carry along.
@@ -93,6 +95,8 @@ class VideoDataset(Dataset):
         return int(self._replaced.sum())
 
     def __getitem__(self, place: int) -> tuple[Any, ...]:
+        if self.kind == "predict":
+            return self._to_predict(place)
         tried = place
         for _ in range(self.retries + 1):
             state = torch.default_generator.get_state()
@@ -111,20 +115,33 @@ class VideoDataset(Dataset):
             "with data.exclude"
         )
 
+    def _to_predict(self, place: int) -> tuple[Tensor, Any]:
+        """The views of a file and its item; blank ones, and the item marked, if it cannot be read."""
+        try:
+            return self._read(place)
+        except READ_ERRORS as error:
+            self._bad[place] = True
+            blank = self.transform(torch.zeros(self.sampler.num_frames, 3, 32, 32, dtype=torch.uint8))
+            # (crops, 3, T, H, W) -> (clips crops, 3, T, H, W)
+            return blank.repeat(self.clips, 1, 1, 1, 1), unreadable(self.samples[place][1]["label"], error)
+
     def _try(self, place: int) -> tuple[Any, ...] | None:
         """One sample, or ``None`` for a bad file."""
-        path, label = self.samples[place]
         try:
-            with self._open(place, path) as video:
-                if self.kind == "train":
-                    clip = self.transform(video.frames(self._random_window(video.index)))
-                    return clip, label["label"]
-                windows = self.sampler.even(video.index, self.clips)
-                # all clips in one pass over the file: (clips T, 3, H, W) -> (clips, T, 3, H, W)
-                frames = video.frames([at for window in windows for at in window]).unflatten(0, (self.clips, -1))
+            return self._read(place)
         except (CorruptVideoError, FileNotFoundError) as error:
             self._mark(place, str(error).split("; ")[0])
             return None
+
+    def _read(self, place: int) -> tuple[Any, ...]:
+        path, label = self.samples[place]
+        with self._open(place, path) as video:
+            if self.kind == "train":
+                clip = self.transform(video.frames(self._random_window(video.index)))
+                return clip, label["label"]
+            windows = self.sampler.even(video.index, self.clips)
+            # all clips in one pass over the file: (clips T, 3, H, W) -> (clips, T, 3, H, W)
+            frames = video.frames([at for window in windows for at in window]).unflatten(0, (self.clips, -1))
         views = torch.cat([self.transform(clip) for clip in frames])  # (clips crops, 3, T, H, W)
         if self.kind == "test":
             return views, label["label"], place

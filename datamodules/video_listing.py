@@ -80,8 +80,15 @@ def find_videos(path: str | os.PathLike) -> list[str]:
 
 
 def list_files(folder: str | os.PathLike) -> list[str]:
-    """All files below a folder, to the bottom; unsorted, and without a call for each file's status."""
-    return [os.path.join(at, name) for at, _, names in os.walk(folder, followlinks=True) for name in names]
+    """All files below a folder, to the bottom; unsorted, and without a call for each file's status.
+
+    What starts with a dot, a file or a folder, is left by a system or a program, and not of the data.
+    """
+    found = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(at, name) for name in names if not name.startswith(".")]
+    return found
 
 
 def by_stem(folder: str | os.PathLike) -> dict[str, str]:
@@ -103,25 +110,3 @@ def first_there(folder: Path, names: Sequence[str]) -> Path | None:
             if found := sorted(place.glob(name)):
                 return found[0]
     return None
-
-
-def read_bad_files(path: str | os.PathLike, root: str | os.PathLike = ".") -> set[str]:
-    """The list that ``lookupvit check-data`` writes: a file a line, then a tab and the reason.
-
-    Args:
-        path: the list; lines that start with ``#`` are comments.
-        root: what relative paths in it are relative to.
-
-    Returns:
-        absolute paths.
-
-    Raises:
-        FileNotFoundError: there is no such list.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no list of bad files {str(path)!r} (data.exclude); lookupvit check-data writes one, or set it to null"
-        )
-    lines = (line.split("\t")[0].strip() for line in path.read_text().splitlines())
-    return {os.path.abspath(os.path.join(root, line)) for line in lines if line and not line.startswith("#")}

@@ -16,7 +16,7 @@ from datamodules.transforms import Collate
 from datamodules.untrusted import is_address
 from datamodules.workers import default_workers, leave_signals
 
-_OF_FOLDERS = ("cache", "val_fraction")
+_OF_FOLDERS = ("cache", "exclude", "val_fraction")
 
 
 class WebDatasetDataModule(ImageFolderDataModule):

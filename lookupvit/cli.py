@@ -3,9 +3,14 @@
 Heavy imports happen only when a command runs, so that ``lookupvit --help`` answers at once.
 """
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+
+EXIT_INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
 HELP = """\
 usage: lookupvit COMMAND [--config FILE]... [--OPTION VALUE]...
@@ -90,10 +95,10 @@ def _knn(argv: list[str]) -> None:
     knn(argv)
 
 
-def _check_data(argv: list[str]) -> None:
+def _check_data(argv: list[str]) -> int:
     from lookupvit.cli_check import check_data
 
-    check_data(argv)
+    return check_data(argv)
 
 
 def _make_shards(argv: list[str]) -> None:
@@ -115,7 +120,7 @@ def _bench(argv: list[str]) -> None:
 
 
 # Any other command gets its own function of the arguments after its name.
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "compare": _compare,
     "sweep": _sweep,
     "ablate": _ablate,
@@ -138,8 +143,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, which is told in one line on stderr. Any other exception is a
-        bug and passes through.
+        The exit code: 0, or 2 after a user's mistake, which is told in one line on stderr; of ``check-data`` 1 if it
+        found bad files. Any other exception is a bug and passes through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or os.environ.get("LOOKUPVIT_DEBUG", "0") not in ("", "0")
@@ -159,26 +164,49 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(argv[0], known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
         return _fail("", f"unknown command {argv[0]!r}: {hint}")
-    from lookupvit.cli_errors import USER_ERRORS, exit_code_of, one_line
+    with _quick_interrupt():  # seconds of imports, whose tracebacks are nobody's concern
+        from lookupvit.cli_errors import exit_code_of, interrupted, is_users, one_line
 
     try:
-        _run(argv)
+        return _run(argv)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        return _fail(argv[0], "interrupted", EXIT_INTERRUPTED)
     except Exception as error:
+        if interrupted(error) and not debug:  # a library's import made another error of it
+            return _fail(argv[0], "interrupted", EXIT_INTERRUPTED)
         if (code := exit_code_of(error)) is not None:  # no mistake: a signal asked for it
             return code
-        if debug or not isinstance(error, USER_ERRORS):
+        if debug or not is_users(error):
             raise
         return _fail(argv[0], one_line(error))
+
+
+def _run(argv: list[str]) -> int:
+    if argv[0] in COMMANDS:
+        return COMMANDS[argv[0]](argv[1:]) or 0
+    _trainer_command(argv)
     return 0
 
 
-def _run(argv: list[str]) -> None:
-    if argv[0] in COMMANDS:
-        COMMANDS[argv[0]](argv[1:])
-    else:
-        _trainer_command(argv)
-
-
-def _fail(command: str, message: str) -> int:
+def _fail(command: str, message: str, code: int = 2) -> int:
     print(f"lookupvit {command}: error: {message}".replace(" :", ":"), file=sys.stderr)
-    return 2
+    return code
+
+
+@contextlib.contextmanager
+def _quick_interrupt() -> Iterator[None]:
+    """Ctrl-C ends the process at once, with one line."""
+
+    def leave(number: int, frame: object) -> None:
+        os.write(2, b"lookupvit: error: interrupted\n")
+        os._exit(EXIT_INTERRUPTED)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, leave) if main_thread else None
+    try:
+        yield
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGINT, before)

@@ -18,6 +18,7 @@ from lookupvit.bench.report import environment
 from lookupvit.cli_lightning import run as run_command
 from lookupvit.cli_runs import Planned, Trained, common_output, here, resolve, train
 from lookupvit.model.grid import size_name
+from lookupvit.writing import check_writable, whole, write_text
 
 _EPILOG = """\
 The first configuration is what the others are compared with, seed by seed. Runs that are finished are not run again;
@@ -48,6 +49,7 @@ def ablate(argv: list[str]) -> None:
         Planned(f"{name}_seed{seed}", ["--config", config, *passed, "--seed_everything", str(seed)])
         for name, config, seed in runs
     ]
+    check_writable(folder)
     trained = train(planned, folder, console)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for (name, config, seed), one in zip(runs, trained, strict=True):
@@ -62,7 +64,7 @@ def ablate(argv: list[str]) -> None:
         "runs": found,
     }
     files = [_write_json(document, folder / f"{args.title}.json"), _write_csv(rows, folder / f"{args.title}.csv")]
-    (folder / f"{args.title}.md").write_text(markdown(rows))
+    write_text(folder / f"{args.title}.md", markdown(rows))
     files += [folder / f"{args.title}.md", _draw(rows, folder / f"{args.title}.png")]
     console.print(_table(rows))
     console.print("wrote " + ", ".join(map(str, files)), soft_wrap=True, highlight=False)
@@ -142,7 +144,7 @@ def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[
             "top1": 100 * metrics["test/top1"],
             "metrics": metrics,
         }
-        file.write_text(json.dumps(figures, indent=1) + "\n")
+        write_text(file, json.dumps(figures, indent=1) + "\n")
     return {**json.loads(file.read_text()), "epochs": one.epochs, "steps": one.steps, "seconds": one.seconds}
 
 
@@ -182,12 +184,12 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> Path:
 
 
 def _write_json(document: dict[str, Any], path: Path) -> Path:
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    write_text(path, json.dumps(document, indent=1) + "\n")
     return path
 
 
 def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
-    with path.open("w", newline="") as file:
+    with whole(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -18,6 +18,7 @@ from lookupvit.bench.main import OneLineParser
 from lookupvit.cli_sweep_load import checkpoint_of, data_config, data_module, labels_of, load_task
 from lookupvit.model.grid import parse_size, size_name
 from lookupvit.tasks.belonging import say_untrained
+from lookupvit.writing import check_writable, write_text
 
 _EPILOG = """\
 Writes gather_NAME.png (what each compressed token reads), rollout.png (which patches the heads' tokens came from; of
@@ -36,6 +37,7 @@ def attend(argv: list[str]) -> None:
     if strange := [option for option in data_options if option.startswith("-") and not option.startswith("--data")]:
         raise ValueError(f"{strange[0]} is no option of attend: it takes its own and --data.* (see --help)")
     console, folder = Console(), Path(args.output)
+    check_writable(folder)
     paths = [checkpoint_of(name) for name in args.checkpoints]
     curves, columns, seen, figures = {}, {}, {}, []
     for path, label in zip(paths, labels_of(paths), strict=True):
@@ -107,6 +109,8 @@ def _inputs(data: LightningDataModule, count: int) -> tuple[Tensor, list[str]]:
     dataset = loader.dataset
     chosen = [i * len(dataset) // min(count, len(dataset)) for i in range(min(count, len(dataset)))]
     inputs, files = loader.collate_fn([dataset[i] for i in chosen])
+    if bad := [file for file in files if hasattr(file, "error")]:
+        raise ValueError(f"{bad[0].error}: leave it out of --path (lookupvit check-data lists such files)")
     return (inputs[:, 0] if inputs.ndim == 6 else inputs), [str(file) for file in files]  # (B, V, ...) -> (B, ...)
 
 
@@ -180,9 +184,7 @@ def _rollout_pictures(pictures: Tensor, columns: dict[str, list[Tensor]], files:
 
 def _write_json(curves: dict[str, list[tuple[float, float]]], files: list[str], path: Path) -> Path:
     layers = {name: [{"entropy": e, "diversity": d} for e, d in values] for name, values in curves.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"files": files, "blocks": layers}, indent=1) + "\n")
-    return path
+    return write_text(path, json.dumps({"files": files, "blocks": layers}, indent=1) + "\n")
 
 
 def _print_table(curves: dict[str, list[tuple[float, float]]], console: Console) -> None:

@@ -11,11 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.image_folder import EXTENSIONS as IMAGES
 from datamodules.image_folder import decode_rgb
-from datamodules.video_index import CorruptVideoError
+from datamodules.unreadable import READ_ERRORS
 from datamodules.video_io import VideoReader, check_video
 from datamodules.video_listing import EXTENSIONS as VIDEOS
 from datamodules.video_listing import list_files
 from lookupvit.bench.main import OneLineParser
+from lookupvit.writing import write_text
 
 _KINDS = {"images": IMAGES, "videos": VIDEOS, "all": (*IMAGES, *VIDEOS)}
 _SHOWN = 10  # bad files on the screen; the list has all
@@ -24,21 +25,24 @@ _EPILOG = """\
 examples:
   lookupvit check-data /data/kinetics400 --output bad_kinetics.txt --workers 8
   lookupvit fit --config configs/video/kinetics400_base_joint.yaml --data.exclude bad_kinetics.txt
+
+The exit code is 0 if every file is good, 1 if some are bad, 2 if the arguments are wrong.
 """
 
 
-def check_data(argv: list[str]) -> None:
+def check_data(argv: list[str]) -> int:
     """Decodes the files that the arguments name, with a progress bar.
 
     Args:
         argv: arguments after `lookupvit check-data`.
 
+    Returns:
+        The exit code: 0 if every file is good, 1 if some are bad.
+
     Raises:
         ValueError, FileNotFoundError: for arguments that do not fit, in one line.
     """
     args = _parser().parse_args(argv)
-    if args.workers < 0:
-        raise ValueError(f"--workers {args.workers} must not be negative: 0 checks in this process")
     files = sorted({os.path.abspath(file) for path in args.paths for file in _files(path, args.kind)})
     if not files:
         raise ValueError(
@@ -48,14 +52,32 @@ def check_data(argv: list[str]) -> None:
     output = Path(args.output)
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder {str(output.parent)!r} for --output {args.output}: make it first")
-    console = Console(stderr=True)
-    bad = list(_bad_files(files, args.workers, args.quick, console))
-    output.write_text("".join(f"{path}\t{reason}\n" for path, reason in sorted(bad)))
-    for path, reason in sorted(bad)[:_SHOWN]:
+    bad = find_bad_files(files, args.workers, args.quick)
+    write_bad_files(output, bad)
+    for path, reason in bad[:_SHOWN]:
         print(f"bad: {path}: {reason}")
     if len(bad) > _SHOWN:
         print(f"and {len(bad) - _SHOWN} more")
     print(f"{len(files)} files, {len(bad)} bad ({len(bad) / len(files):.2%}); wrote {output}")
+    return int(bool(bad))
+
+
+def find_bad_files(files: list[str], workers: int, quick: bool = False) -> list[tuple[str, str]]:
+    """Those of some images and videos that cannot be decoded, sorted, each with the reason; shows a progress bar.
+
+    Args:
+        files: paths.
+        workers: processes; 0 checks in this one.
+        quick: as for `check_file`.
+    """
+    if workers < 0:
+        raise ValueError(f"--workers {workers} must not be negative: 0 checks in this process")
+    return sorted(_bad_files(files, workers, quick, Console(stderr=True)))
+
+
+def write_bad_files(path: Path, bad: list[tuple[str, str]]) -> None:
+    """The list that `--data.exclude` takes: a file, a tab, the reason."""
+    write_text(path, "".join(f"{file}\t{reason}\n" for file, reason in bad))
 
 
 def check_file(path: str, quick: bool = False) -> str:
@@ -73,9 +95,9 @@ def check_file(path: str, quick: bool = False) -> str:
                 video.frames([0, len(video) - 1])
         else:
             check_video(path)
-    except (CorruptVideoError, ValueError, OSError) as error:
+    except READ_ERRORS as error:
         # only the reason: the list has the path before it, and the remedy is the list
-        text = str(error).split("; ")[0]
+        text = " ".join(str(error).split("; ")[0].split()) or type(error).__name__
         return text.partition("): ")[2] or text
     return ""
 

@@ -44,6 +44,30 @@ class KeepData(Callback):
         checkpoint[DATA_KEY] = self.config
 
 
+def of_run(path: str) -> str:
+    """The newest checkpoint of a path that is the folder of a run or an experiment; any other path as it is."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "meta.pt").exists() or not next(folder.rglob("last*.ckpt"), None):
+        return path  # a file, or a checkpoint of FSDP, which is a folder
+    return str(find_checkpoint("last", folder))
+
+
+def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
+    """Refuses a checkpoint that says nothing of its model or data where the command line does not either.
+
+    Args:
+        saved: From `as_config`.
+        path: Of the checkpoint.
+        args: Of the command line.
+    """
+    for part in ("model", "data"):
+        if part not in saved and not any(arg.startswith((f"--{part}", "--config", "-c")) for arg in args):
+            raise ValueError(
+                f"checkpoint {path} does not say which {part} it is of, as one that lookupvit fit wrote does: add a "
+                "--config that has the model and the data"
+            )
+
+
 def find_checkpoint(name: str, folder: Path) -> Path:
     """The checkpoint that ``last`` or ``best`` means.
 
@@ -220,6 +244,13 @@ def explain_mismatch(message: str, path: str | Path) -> str:
         r"size mismatch for (\S+): .*?torch\.Size\((.*?)\) from checkpoint.*?torch\.Size\((.*?)\)", message, re.DOTALL
     )
     keys = re.findall(r'"([^"\s]+)"', message)
+    head = next((pair for pair in sizes if re.search(r"\bheads?\b", pair[0])), None)
+    if head and len({tuple(shape.strip("[]").split(",")[1:]) for shape in head[1:]}) == 1:  # all but the classes fit
+        theirs, ours = (shape.strip("[]").split(",")[0] for shape in head[1:])
+        return (
+            f"checkpoint {path} has {theirs} classes, the data {ours}: give data of the checkpoint's classes (of the "
+            "robustness sets of ImageNet those that --data.wnids lists, in the order of the checkpoint's)"
+        )
     if sizes:
         what = f"{sizes[0][0]} has shape {sizes[0][1]} in it and {sizes[0][2]} here"
         more = len(sizes) - 1

@@ -16,6 +16,7 @@ from lookupvit.callbacks import LastCheckpoint
 from lookupvit.cli_lightning import run
 from lookupvit.cli_runs import common_output, here, resolve
 from lookupvit.model.grid import size_name
+from lookupvit.writing import write_text
 
 _BATCH = 64  # images of one call when throughput is timed
 
@@ -78,7 +79,7 @@ def compare(argv: list[str]) -> None:
     for row, rate in zip(rows, _images_per_second(models), strict=True):
         row["images_per_second"] = rate
 
-    (out / f"{args.title}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_text(out / f"{args.title}.json", json.dumps(rows, indent=2) + "\n")
     picture = plot_curves(curves, out / f"{args.title}.png")
     console.print(_table(rows))
     console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)

@@ -1,6 +1,7 @@
 """Configuration files that build on others: the key ``include``, and mappings that merge."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,19 @@ def option_of(args: list[str], name: str) -> str | None:
         elif arg.startswith(f"--{name}="):
             value = arg.partition("=")[2]
     return value
+
+
+def join_numbers(args: list[str]) -> list[str]:
+    """`--lr -1e-3` as `--lr=-1e-3`: the parser takes a number of this form for an option."""
+    joined: list[str] = []
+    for arg in args:
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and "=" not in joined[-1]
+            and re.fullmatch(r"-[\d.]+[eE][+-]?\d+", arg)
+        ):
+            joined[-1] += f"={arg}"
+        else:
+            joined.append(arg)
+    return joined

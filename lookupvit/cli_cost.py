@@ -38,8 +38,11 @@ def cost(argv: list[str]) -> None:
     build = _builder(args, contents)
     with torch.device("meta"):  # counting needs shapes only
         model = build()
-    if not isinstance(model, LookupViT | ViT):
-        raise ValueError(f"cost counts image models, not a {type(model).__name__}: choose a lookupvit_ or vit_ name")
+    if not isinstance(model, LookupViT | ViT) or hasattr(model, "num_frames"):
+        raise ValueError(
+            f"cost counts image models, not a {type(model).__name__}: choose a lookupvit_ or vit_ name (the GMACs of a "
+            "clip stand in what fit prints first)"
+        )
     if isinstance(model, ViT) and (args.compressed_size or args.path or args.head):
         raise ValueError("a plain ViT has no compressed tokens: leave --compressed_size, --path and --head out")
     pixels = [to_2tuple(size) for size in args.img_size or [model.img_size]]

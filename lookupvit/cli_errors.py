@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import errno
 import re
 
 from jsonargparse import ArgumentParser
@@ -9,19 +10,32 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf.errors import OmegaConfBaseException
 
-from lookupvit.checkpoint_io import CheckpointWriteError
 from lookupvit.trust import printable
+from lookupvit.writing import causes
 
 # What a user can cause and mend. Anything else is a bug and keeps its traceback.
 USER_ERRORS = (
     ValueError,
-    FileNotFoundError,
-    NotADirectoryError,
-    PermissionError,
-    CheckpointWriteError,
+    OSError,  # a path or a disk
     argparse.ArgumentError,
     MisconfigurationException,
     OmegaConfBaseException,
+)
+
+# What Lightning's loggers say of a package that they need.
+_NOT_INSTALLED = r"Requirement '?([\w.-]+).*not met|`([\w.-]+)` logger which is not installed"
+_OF_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
+# What libraries say without a remedy.
+_ANSWERS = (
+    (
+        r"No supported gpu backend found|CUDAAccelerator.* can not run on your system",
+        "--trainer.accelerator: no GPU is visible: add --config configs/base/cpu.yaml, or --trainer.accelerator cpu",
+    ),
+    (
+        r"Trainer\(barebones=True",
+        "--trainer.barebones measures raw speed, without logs and checkpoints, which this command is for: leave it out "
+        "(lookupvit bench measures speed)",
+    ),
 )
 
 _NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a path but")
@@ -40,9 +54,33 @@ def exit_code_of(error: BaseException) -> int | None:
     return EXIT_REQUEUE if rank_zero_only.rank == 0 else 0
 
 
+def is_users(error: BaseException) -> bool:
+    """Whether an error is a mistake that the user can mend."""
+    missing = isinstance(error, ModuleNotFoundError) and re.search(_NOT_INSTALLED, str(error)) is not None
+    return missing or isinstance(error, USER_ERRORS)
+
+
+def interrupted(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error."""
+    return any(isinstance(cause, KeyboardInterrupt) for cause in causes(error))
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line; of an error in a data worker, the message that the worker had."""
     text = str(error).strip() or type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and (found := re.search(_NOT_INSTALLED, text)):
+        package = found[1] or found[2]
+        return (
+            f"--trainer.logger needs the package {package}, which is not installed: pip install {package}, or leave "
+            "the option out for TensorBoard"
+        )
+    for pattern, answer in _ANSWERS:
+        if re.search(pattern, text):
+            return answer
+    if isinstance(error, OSError) and text.startswith("[Errno"):  # as Python words it: a number, a reason, a name
+        name = f"{error.filename}: " if error.filename is not None else ""
+        what = "" if error.errno not in _OF_DISK else ": make room, or write to another folder"
+        return f"{name}{error.strerror}{what}"
     if re.match(r"Caught \w+ in DataLoader worker", text):
         text = re.sub(r"^[\w.]+: ", "", [line for line in text.splitlines() if line and not line.startswith(" ")][-1])
     return printable(" ".join(text.split()))
@@ -114,6 +152,10 @@ def class_options(class_path: str) -> list[str]:
 def _unknown(name: str, options: list[str], class_path: str = "") -> str:
     """A misspelt option, with the nearest right one."""
     owner = f" of {class_path.rpartition('.')[2]}" if class_path else ""
+    first, dot, _ = name.partition(".")
+    groups = {option.partition(".")[0] for option in options}
+    if dot and first not in groups and (close := difflib.get_close_matches(first, groups, n=1, cutoff=0.6)):
+        return f"--{name} is not an option: {first!r} is no section of the configuration: did you mean {close[0]!r}?"
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.6)
     if close:
         return f"--{name} is not an option{owner}: did you mean --{close[0]}?"

@@ -15,6 +15,7 @@ from lookupvit.model.grid import parse_size, size_name
 from lookupvit.model.heads import HEADS
 from lookupvit.model.loading import load_model
 from lookupvit.tasks.belonging import say_untrained
+from lookupvit.writing import whole_files
 
 FOLDER = "folder"
 
@@ -91,7 +92,8 @@ def _write_folder(args: argparse.Namespace, model: nn.Module, console: Console) 
             raise ValueError(f"--{name} is of programs: a folder holds the model, which takes it in each call")
     if args.output is None:
         raise ValueError("--format folder needs --output DIR")
-    model.save_pretrained(args.output)
+    with whole_files(args.output) as folder:
+        model.save_pretrained(folder)
     names = ", ".join(sorted(file.name for file in Path(args.output).iterdir() if file.is_file()))
     console.print(f"wrote {args.output}: {names}", soft_wrap=True, highlight=False)
 

@@ -17,10 +17,12 @@ from lightning.pytorch.utilities import rank_zero_only
 import datamodules
 from lookupvit import cli_checkpoint, cli_monitor, cli_run_folder, tasks, trust
 from lookupvit.callbacks import LastCheckpoint, PredictionWriter
+from lookupvit.callbacks.config import WholeConfig
+from lookupvit.callbacks.scores import ScoresFile
 from lookupvit.checkpoint_io import AtomicCheckpointIO
 from lookupvit.checkpoints.contents import contents_of
 from lookupvit.cli_callbacks import own_callbacks
-from lookupvit.cli_config import expand_includes, option_of
+from lookupvit.cli_config import expand_includes, join_numbers, option_of
 from lookupvit.cli_errors import explain
 from lookupvit.tasks.base import Task
 
@@ -88,7 +90,7 @@ class LookupViTCLI(LightningCLI):
         args = [
             _SHORT.get(arg.partition("=")[0], arg.partition("=")[0]) + "".join(arg.partition("=")[1:]) for arg in args
         ]
-        args = expand_includes(args)
+        args = expand_includes(join_numbers(args))
         command, rest = args[0], args[1:]
         path = option_of(rest, "ckpt_path")
         self.resume_last = False
@@ -99,8 +101,10 @@ class LookupViTCLI(LightningCLI):
             self.resume_last = path == "last"
             path = str(cli_checkpoint.find_checkpoint(path, self._experiment(self.config[command])))
         if path is not None and path != "hpc" and "://" not in path:
+            path = cli_checkpoint.of_run(path)
             checkpoint = cli_checkpoint.load(path)
             self.saved = cli_checkpoint.as_config(checkpoint, (*LINKED, FRAMES), args)
+            cli_checkpoint.check_complete(self.saved, path, rest)
             if command == "predict" and "data" in self.saved:  # there may be no training data to count classes in
                 classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
                 if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
@@ -198,6 +202,8 @@ class LookupViTCLI(LightningCLI):
         own = own_callbacks(self.subcommand, trainer, checkpoint, config["save_every_n_steps"])
         if self.subcommand == "fit":
             own.append(cli_checkpoint.KeepData(self._data_config()))
+        if self.subcommand in ("test", "validate"):
+            own.append(ScoresFile())
         if self.subcommand == "predict":
             own.append(getattr(self.model, "prediction_writer", PredictionWriter)())
         for callback in own:
@@ -237,6 +243,8 @@ class LookupViTCLI(LightningCLI):
     def _experiment(self, config: Any) -> Path:
         """Output folder of the experiment: OUTPUT_DIR/NAME."""
         name = config.get("name") or _model_name(config.get("model")) or "lookupvit"
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+            raise ValueError(f"--name {name!r} leads out of --output_dir: give a name, or folders below it such as a/b")
         return cli_run_folder.output_folder(config.get("output_dir"), config["trainer"]["default_root_dir"]) / name
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -272,6 +280,7 @@ def run(argv: list[str]) -> LookupViTCLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     warnings.filterwarnings("ignore", message=".*is deprecated, use `isinstance\\(treespec", module="lightning")
     warnings.filterwarnings("ignore", message="You're using the WeightAveraging callback with a model that overrides")
+    warnings.filterwarnings("ignore", message="The number of training batches .* is smaller than the logging interval")
     if argv and argv[0] != "fit":  # which checkpoints a finished run kept is of no concern to its readers
         warnings.filterwarnings("ignore", message="(The dirpath has changed|Be aware that when using `ckpt_path`)")
     return LookupViTCLI(
@@ -280,6 +289,7 @@ def run(argv: list[str]) -> LookupViTCLI:
         subclass_mode_model=True,
         subclass_mode_data=True,
         auto_configure_optimizers=False,
+        save_config_callback=WholeConfig,
         seed_everything_default=0,
         trainer_defaults={"enable_model_summary": False},
         args=argv,

@@ -19,6 +19,7 @@ from lookupvit.cli_checkpoint import find_checkpoint, plain
 from lookupvit.cli_lightning import run as run_command
 from lookupvit.cli_run_folder import output_folder
 from lookupvit.trust import read_json
+from lookupvit.writing import write_text
 
 # Settings that say where things are or how fast they go, not what comes out.
 _FREE = (
@@ -198,8 +199,7 @@ def _options_since(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str,
 
 
 def _train(folder: Path, argv: list[str], settings: dict[str, Any], console: Console) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "settings.json").write_text(json.dumps({"settings": settings}, indent=1) + "\n")
+    write_text(folder / "settings.json", json.dumps({"settings": settings}, indent=1) + "\n")
     try:
         last = find_checkpoint("last", folder)
     except FileNotFoundError:  # nothing was begun, or it did not get through its first epoch
@@ -217,7 +217,7 @@ def _train(folder: Path, argv: list[str], settings: dict[str, Any], console: Con
         "seconds": round(time.perf_counter() - start, 1),
         "settings": settings,
     }
-    (folder / "done.json").write_text(json.dumps(done, indent=1) + "\n")
+    write_text(folder / "done.json", json.dumps(done, indent=1) + "\n")
 
 
 def _trained(name: str, folder: Path) -> Trained:

@@ -14,7 +14,10 @@ from webdataset import TarWriter
 from datamodules.image_folder import ImageFolder
 from datamodules.retry import with_retries
 from datamodules.shards import INFO
+from datamodules.unreadable import read_bad_files
 from lookupvit.bench.main import OneLineParser
+from lookupvit.cli_check import find_bad_files, write_bad_files
+from lookupvit.writing import write_text
 
 _PARTIAL = ".partial"
 _EPILOG = """\
@@ -42,13 +45,16 @@ def make_shards(argv: list[str]) -> None:
     info = _read(output)
     if name in info["splits"] and not args.overwrite:
         raise ValueError(f"{str(output / INFO)!r} has a split {name!r} already: choose another --name, or --overwrite")
-    images = ImageFolder(root / args.split)
+    exclude = read_bad_files(args.exclude, root) if args.exclude else ()
+    images = ImageFolder(root / args.split, exclude=exclude)
     if info.setdefault("classes", images.classes) != images.classes:
         raise ValueError(
             f"the class folders of {str(root / args.split)!r} are not those in {str(output / INFO)!r}: give every "
             "split the same, or write to another folder"
         )
     samples = list(images.samples)
+    if not args.unchecked:
+        _check([path for path, _ in samples], output / f"{name}_bad_files.txt", args.workers)
     random.Random(args.seed).shuffle(samples)  # a shard is to hold every class
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -56,7 +62,7 @@ def make_shards(argv: list[str]) -> None:
         lengths = list(shards.values())
         info["splits"][name] = {"name": name, "num_samples": sum(lengths)}
         info["splits"][name] |= {"filenames": list(shards), "shard_lengths": lengths}
-        _replace(output / INFO, json.dumps(info, indent=1))
+        write_text(output / INFO, json.dumps(info, indent=1))
     except OSError as error:
         raise ValueError(f"cannot write shards to {str(output)!r}: {error}; no half-written one was left") from error
     size = sum((output / shard).stat().st_size for shard in shards)
@@ -64,6 +70,16 @@ def make_shards(argv: list[str]) -> None:
         f"wrote {len(shards)} shards with {len(samples)} images of {len(images.classes)} classes "
         f"({size / 1e6:,.1f} MB) and {output / INFO}: split {name!r}"
     )
+
+
+def _check(paths: list[str], output: Path, workers: int) -> None:
+    """Decodes every image before anything is written: in a shard a bad one is hard to find, and harder to mend."""
+    if bad := find_bad_files(paths, workers):
+        write_bad_files(output, bad)
+        raise ValueError(
+            f"{len(bad)} of {len(paths)} images cannot be decoded, {bad[0][0]} for one ({bad[0][1]}): repair them, or "
+            f"leave out what {output} lists with --exclude {output}"
+        )
 
 
 def _read(output: Path) -> dict:
@@ -77,12 +93,6 @@ def _read(output: Path) -> dict:
     if not isinstance(info, dict) or not isinstance(info.get("splits"), dict):
         raise ValueError(f"{str(output / INFO)!r} has no mapping 'splits': remove it, or write to another folder")
     return info
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + _PARTIAL)
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def _write_all(samples: list[tuple[str, int]], output: Path, pattern: str, count: int, size: float) -> dict[str, int]:
@@ -149,5 +159,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_count", type=int, default=10000, help="images of a shard at most (10000)")
     parser.add_argument("--max_size", type=float, default=1e9, help="bytes of a shard at most (1e9)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of the images (0)")
+    parser.add_argument(
+        "--exclude", metavar="FILE", help="a list of images to leave out, of check-data or this command"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode every image first (0: this one)")
+    parser.add_argument("--unchecked", action="store_true", help="write the images as they are, without decoding them")
     parser.add_argument("--overwrite", action="store_true", help="write a split again")
     return parser

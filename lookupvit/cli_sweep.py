@@ -14,6 +14,7 @@ from lookupvit.bench.timing import MIN_ROUNDS
 from lookupvit.cli_sweep_load import checkpoint_of, labels_of, load
 from lookupvit.cli_sweep_run import Found, score
 from lookupvit.model.grid import parse_size
+from lookupvit.writing import check_writable
 
 _EPILOG = """\
 With checkpoints, --data.* options (--data.root DIR) change the data that each was trained on.
@@ -44,6 +45,7 @@ def sweep(argv: list[str]) -> None:
             raise FileNotFoundError(f"checkpoint {path} does not exist: give the .ckpt file that lookupvit fit wrote")
     if labels is None:
         labels = labels_of(paths)
+    check_writable(folder)
     if args.config:
         from lookupvit.cli_sweep_train import plan, train
 
@@ -81,7 +83,6 @@ def sweep(argv: list[str]) -> None:
 
 def _write(found: Found, runs: dict, document: dict, stem: Path, console: Console) -> None:
     """Every output, in the order in which one wants to read it."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
     contrasts = output.contrasts_of(found, runs)
     files = [output.write_csv(found.rows, stem), output.write_json(document, found, contrasts, stem)]
     files += output.write_pictures(found, runs, document, stem)

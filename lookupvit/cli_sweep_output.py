@@ -16,6 +16,7 @@ from lookupvit.analysis.sweep import Contrast, contrast, hits, spread
 from lookupvit.analysis.sweep_plots import Point, Series, macs_unit, plot_accuracy
 from lookupvit.cli_sweep_run import Found, pixels_name
 from lookupvit.model.grid import size_name
+from lookupvit.writing import whole, write_text
 
 _LOG_WIDTH = 120  # a log file has no width of its own and must not lose columns
 
@@ -41,7 +42,7 @@ def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
 def write_csv(rows: list[dict], stem: Path) -> Path:
     """The rows with full precision; sizes as text."""
     path = stem.with_name(f"{stem.name}.csv")
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         for row in rows:
@@ -56,8 +57,7 @@ def write_json(document: dict, found: Found, contrasts: list[Contrast], stem: Pa
     document = document | {"rows": found.rows, "cascades": [study.as_dict() for study in found.studies]}
     if contrasts:
         document["multi_against_single"] = [one.as_dict() for one in contrasts]
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return path
+    return write_text(path, json.dumps(document, indent=1) + "\n")
 
 
 def write_cascades(found: Found, stem: Path) -> list[Path]:

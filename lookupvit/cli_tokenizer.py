@@ -5,6 +5,7 @@ from pathlib import Path
 from datamodules.coco_index import LAYOUTS, annotation_file, find_layout, read_captions
 from datamodules.tokenizer import MODEL_TYPES, train_tokenizer
 from lookupvit.bench.main import OneLineParser
+from lookupvit.writing import whole
 
 
 def train_tokenizer_command(argv: list[str]) -> None:
@@ -46,7 +47,8 @@ def train_tokenizer_command(argv: list[str]) -> None:
         files = [annotation_file(root, find_layout(root, args.annotations), "train")]
     captions = [caption for file in files for caption in read_captions(file)]
     tokenizer = train_tokenizer(captions, args.vocab_size, args.model_type)
-    tokenizer.save(args.output)
+    with whole(args.output) as partial:
+        tokenizer.save(partial)
     if tokenizer.vocab_size < args.vocab_size:
         print(f"{len(captions)} captions are too few for {args.vocab_size} tokens: it has {tokenizer.vocab_size}")
     lengths = [len(tokenizer.encode(caption)) for caption in captions]

@@ -26,6 +26,7 @@ from lookupvit.model.backbone import to_2tuple
 from lookupvit.model.checks import check_choice
 from lookupvit.model.grid import check_compressed_size, grid_of
 from lookupvit.model.weights_file import contents_of_model
+from lookupvit.writing import whole_files
 
 FORMATS = ("onnx", "torch-export")
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
@@ -172,15 +173,15 @@ def export_model(
     pixels = to_2tuple(model.img_size if img_size is None else img_size)
     _check(model, pixels, compressed_sizes, head, preprocessing)
     program = Program(model, compressed_sizes, head, preprocessing, attention)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), _quiet():
         exported = _trace(program, pixels)
         described = {DESCRIPTION: json.dumps(described_program(program))}
-        if format == "onnx":
-            _write_onnx(exported, path, described)
-        else:
-            torch.export.save(exported, path, extra_files=described)
-        return _largest_difference(program, load_program(path), pixels, path)
+        with whole_files(path.parent) as folder:  # files: large weights of ONNX get one of their own
+            if format == "onnx":
+                _write_onnx(exported, folder / path.name, described)
+            else:
+                torch.export.save(exported, folder / path.name, extra_files=described)
+            return _largest_difference(program, load_program(folder / path.name), pixels, path)
 
 
 def load_program(path: str | Path) -> Callable[..., Tensor]:

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
-from lookupvit.analysis.attention_plots import animate, overlay
+from lookupvit.analysis.attention_plots import animate, overlay, plot_gather
 from lookupvit.cli import main
 
 CONFIG = """
@@ -119,3 +120,29 @@ def test_a_clip_becomes_an_animation(kind: str, size: str, tmp_path: Path) -> No
             assert gif.n_frames == 4 and gif.width == 2 * gif.height  # the clip, and it under its map
     found = json.loads((folder / "attend.json").read_text())
     assert [len(layers) for layers in found["blocks"].values()] == [2]
+
+
+def test_even_attention_has_no_colour_and_a_peak_has() -> None:
+    image, noise = torch.full((3, 128, 128), 0.5), torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    even = 1 + 0.2 * (noise - 0.5)  # in multiples of even attention, within 10 %
+    bare = overlay(image, torch.zeros(8, 8))
+    assert abs(overlay(image, even, largest=4.0, smallest=1.0) - bare).max() < 0.05
+    assert abs(overlay(image, even - even.min()) - bare).max() > 0.3  # what a scale of its own makes of noise
+    peak = torch.zeros(8, 8)
+    peak[2, 5] = 64.0
+    drawn = abs(overlay(image, peak, largest=64.0, smallest=1.0) - bare).sum(-1)
+    row, column = divmod(int(drawn.argmax()), 128)
+    assert (row // 16, column // 16) == (2, 5)
+
+
+def test_a_gather_map_has_a_bar_of_one_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (figures.append(figure), Path(path).touch()))
+    maps = torch.full((4, 8, 8), 1 / 64)
+    plot_gather(torch.rand(3, 32, 32), maps, (2, 2), "even", tmp_path / "even.png")
+    maps[1] = 0
+    maps[1, 0, 0] = 1.0
+    plot_gather(torch.rand(3, 32, 32), maps, (2, 2), "one peak", tmp_path / "peak.png")
+    bars = [figure.axes[-1] for figure in figures]
+    assert [bar.get_ylim() for bar in bars] == [(1.0, 4.0), (1.0, 64.0)]
+    assert all(bar.get_ylabel() == "weight / even attention" for bar in bars)

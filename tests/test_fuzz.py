@@ -137,7 +137,16 @@ def test_a_damaged_checkpoint(seed: int, tmp_path: Path) -> None:
 def test_damaged_files_of_every_kind() -> None:
     """A few of `make fuzz`: each in a process of its own, so that a crash is seen too."""
     script = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
-    argv = [sys.executable, str(script), "--configs", "0", "--files", "18", "--limit", "120"]
+    argv = [sys.executable, str(script), "--configs", "0", "--mistakes", "0", "--files", "18", "--limit", "120"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert all(f"| {kind} | 3 |" in done.stdout for kind in ("image", "video", "json", "csv", "checkpoint", "shard"))
+
+
+def test_mistakes_of_users_of_every_kind() -> None:
+    """A few of `make fuzz`: names, sizes, classes, run folders, files."""
+    script = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
+    argv = [sys.executable, str(script), "--configs", "0", "--files", "0", "--mistakes", "10", "--limit", "120"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| mistake | 10 |" in done.stdout

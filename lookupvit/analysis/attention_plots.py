@@ -7,25 +7,33 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from lookupvit.analysis.plots import COLOURS
+from lookupvit.writing import whole
 
 _FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7}
 _SMALLEST = 128  # pixels: smaller images are enlarged for a picture, each pixel a square
 _STRONGEST = 0.8  # opacity of the largest weight
+_LEAST = 4.0  # times even attention, where the scale of gather maps ends at least
+_BAR = 0.75  # inches that the colour bar takes
 
 
-def overlay(image: Tensor, weights: Tensor | None = None, largest: float | None = None) -> np.ndarray:
+def overlay(
+    image: Tensor, weights: Tensor | None = None, largest: float | None = None, smallest: float = 0.0
+) -> np.ndarray:
     """An image under a heat map.
 
     Args:
         image: `(3, Y, X)` in [0, 1].
         weights: `(h, w)`, not negative; None draws the image alone.
         largest: the weight that gets the strongest colour; the largest of `weights` by default.
+        smallest: the weight up to which there is no colour.
 
     Returns:
         `(Y', X', 3)` in [0, 1], Y' and X' whole multiples of Y and X.
@@ -35,7 +43,8 @@ def overlay(image: Tensor, weights: Tensor | None = None, largest: float | None 
     pixels = image.permute(1, 2, 0).numpy().clip(0, 1)  # (3, Y', X') -> (Y', X', 3)
     if weights is None:
         return pixels
-    weights = weights.float().cpu() / max(float(weights.max()) if largest is None else largest, 1e-12)
+    largest = float(weights.max()) if largest is None else largest
+    weights = ((weights.float().cpu() - smallest) / max(largest - smallest, 1e-12)).clamp(0, 1)
     weights = weights[None, None]  # (h, w) -> (1, 1, h, w)
     heat = F.interpolate(weights, size=image.shape[1:], mode="bilinear", align_corners=False)[0, 0].numpy()
     opacity = (_STRONGEST * heat)[..., None]
@@ -44,7 +53,11 @@ def overlay(image: Tensor, weights: Tensor | None = None, largest: float | None 
 
 
 def plot_gather(image: Tensor, maps: Tensor, size: tuple[int, int], title: str, path: str | Path) -> Path:
-    """What each compressed token gathers, the tokens laid out as their grid.
+    """What each compressed token gathers, the tokens laid out as their grid, all on one scale, which a bar shows.
+
+    The scale is in multiples of even attention, 1 / (h w) for each place. Colour begins there and is strongest at the
+    largest weight of all tokens, or at four times even attention if none is larger: attention that is even but for
+    noise stays without colour, where a scale of each token's own would show peaks.
 
     Args:
         image: `(3, Y, X)` in [0, 1].
@@ -54,15 +67,21 @@ def plot_gather(image: Tensor, maps: Tensor, size: tuple[int, int], title: str, 
         path: picture to write.
     """
     rows, columns = size
+    maps = maps.float() * maps[0].numel()  # in multiples of even attention
+    largest = max(_LEAST, float(maps.max()))
     with matplotlib.rc_context(_FONT):
         wide = max(2.6, min(6.5, 1.3 * columns))
-        figure = Figure(figsize=(wide, wide * rows / columns + 0.25))
+        figure = Figure(figsize=(wide + _BAR, wide * rows / columns + 0.25))
         figure.suptitle(title, fontsize=8, y=0.99)
         grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"wspace": 0.05, "hspace": 0.05})
-        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.22 / figure.get_figheight())
+        top, right = 1 - 0.22 / figure.get_figheight(), 0.99 - _BAR / figure.get_figwidth()
+        figure.subplots_adjust(left=0.01, right=right, bottom=0.01, top=top)
         for axes, weights in zip(grid.flat, maps, strict=True):
-            axes.imshow(overlay(image, weights))
+            axes.imshow(overlay(image, weights, largest, smallest=1.0))
             axes.set_axis_off()
+        bar = figure.add_axes((right + 0.02, 0.05, 0.02, top - 0.1))
+        colours = ScalarMappable(Normalize(1, largest), "inferno")
+        figure.colorbar(colours, bar, label="weight / even attention").ax.tick_params(labelsize=7)
         return _save(figure, path)
 
 
@@ -128,14 +147,12 @@ def animate(clip: Tensor, maps: Tensor, path: str | Path, fps: int = 8) -> Path:
     for frame, weights in zip(clip.unbind(1), by_frame, strict=True):
         pair = np.concatenate([overlay(frame), overlay(frame, weights, float(by_frame.max()))], axis=1)
         frames.append(Image.fromarray((255 * pair.clip(0, 1)).astype(np.uint8)))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
-    return path
+    with whole(path) as partial:
+        frames[0].save(partial, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    return Path(path)
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110)
+    return Path(path)

@@ -23,6 +23,7 @@ from lookupvit.model.backbone import LookupViT
 from lookupvit.model.checks import check_choice
 from lookupvit.model.grid import parse_size, size_name
 from lookupvit.trust import read_json
+from lookupvit.writing import write_text
 
 Size = tuple[int, ...]
 
@@ -240,11 +241,8 @@ class Cascade:
         Returns:
             `path`.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         values = self.as_dict() | ({"about": about} if about else {})
-        path.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        return path
+        return write_text(path, json.dumps(values, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Cascade":

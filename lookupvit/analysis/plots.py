@@ -5,6 +5,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lookupvit.writing import whole
+
 # Okabe and Ito's colours, told apart by everyone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
@@ -42,10 +44,9 @@ def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     top1.legend(frameon=False, loc="lower right")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=150)
+    return Path(path)
 
 
 def plot_differences(points: dict[str, tuple[float, float | None]], label: str, path: str | Path) -> Path:
@@ -69,7 +70,6 @@ def plot_differences(points: dict[str, tuple[float, float | None]], label: str, 
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.25, axis="x")
     axes.spines[["top", "right", "left"]].set_visible(False)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    return path
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=150)
+    return Path(path)

@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 
 from lookupvit.analysis.pareto import pareto_front
 from lookupvit.analysis.plots import COLOURS
+from lookupvit.writing import whole
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _WIDTH, _HEIGHT = 3.4, 2.9  # inches
@@ -101,10 +102,10 @@ def plot_accuracy(
         figure.draw_without_rendering()  # settles the layout, which the labels are placed by
         _label_points(axes, series)
         stem = Path(stem)
-        stem.parent.mkdir(parents=True, exist_ok=True)
         paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
-        figure.savefig(paths[0], dpi=200)
-        figure.savefig(paths[1], metadata={"Date": None})
+        for path, options in zip(paths, ({"dpi": 200}, {"metadata": {"Date": None}}), strict=True):
+            with whole(path) as partial:
+                figure.savefig(partial, **options)
     return paths
 
 

@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from lookupvit.writing import write_text
+
 # name of the files: (suite, arguments)
 PLAN = {
     "inference_base_224": ("inference", "--batch 1 8 --sizes 3 5 10 --tome 16"),
@@ -89,7 +91,7 @@ def run_all(args: argparse.Namespace) -> None:
         pages.append(f"{(output / f'{name}.md').read_text(encoding='utf-8')}\n`python {shown}`\n")
     output.mkdir(parents=True, exist_ok=True)
     text = "\n".join([*pages, *(f"- {note}" for note in notes), ""])
-    (output / "all.md").write_text(text, encoding="utf-8")
+    write_text(output / "all.md", text)
     print("\n".join([*notes, f"wrote {output / 'all.md'}"]))
     if failed:
         raise ValueError(f"these tables failed, their errors are above: {', '.join(failed)}")

@@ -14,6 +14,7 @@ from lookupvit.bench.cases import BASELINE, DTYPES, Case, Settings, image_cases
 from lookupvit.bench.report import Report
 from lookupvit.bench.suites import inference_rows, machine_of, new_report, place, train
 from lookupvit.bench.timing import timer_for
+from lookupvit.writing import write_text
 
 MAX_BATCH = 4096
 MIN_GAIN = 1.03  # a doubled batch that brings less than this is no gain
@@ -135,7 +136,7 @@ def run(plan: Plan, output: str | Path = "outputs/bench") -> list[Report]:
             torch.cuda.empty_cache()
         Path(output).mkdir(parents=True, exist_ok=True)
         text = "\n".join([*(each.to_markdown() for each in reports), *(f"Left out: {line}." for line in left_out), ""])
-        (Path(output) / "gpu.md").write_text(text, encoding="utf-8")
+        write_text(Path(output) / "gpu.md", text)
     for line in left_out:
         print(f"left out: {line}", flush=True)
     return reports

@@ -8,6 +8,7 @@ from lookupvit.bench import everything
 from lookupvit.bench.cases import Settings
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import MIN_ROUNDS
+from lookupvit.writing import check_writable
 
 _QUICK = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 10}
 
@@ -73,6 +74,7 @@ def bench_main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(sys.argv[1:] if argv is None else argv)
     if args.suite != "gpu" and args.rounds < MIN_ROUNDS and not args.quick:
         raise ValueError(f"--rounds {args.rounds} is too few for a median: give {MIN_ROUNDS} or more, or --quick")
+    check_writable(args.output)  # before minutes of measurements
     if args.suite == "all":
         everything.run_all(args)
         return
@@ -101,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     """`bench_main` for a script: a user's mistake becomes one line on stderr and the exit code 2."""
     try:
         bench_main(argv)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"lookupvit bench: error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from lookupvit.writing import whole, write_text
+
 # Names of columns whose fuller meaning belongs under a table.
 LEGEND = {
     "GMACs": "1e9 multiply-adds of one image (in training, of its forward and backward pass)",
@@ -131,12 +133,8 @@ class Report:
             the files written.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         texts = {".md": self.to_markdown(), ".json": self.to_json(), ".csv": self.to_csv()}
-        paths = []
-        for ending, text in texts.items():
-            paths.append(folder / f"{stem}{ending}")
-            paths[-1].write_text(text, encoding="utf-8")
+        paths = [write_text(folder / f"{stem}{ending}", text) for ending, text in texts.items()]
         if picture and plot(self, folder / f"{stem}.png"):
             paths.append(folder / f"{stem}.png")
         return paths
@@ -174,7 +172,8 @@ def plot(report: Report, path: Path) -> bool:
     axes[0].legend(fontsize=8)
     axes[-1].set_xlabel("times the baseline: saved time (blue), saved operations (grey)")
     figure.suptitle(report.title, fontsize=10)
-    figure.savefig(path, dpi=120)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=120)
     return True
 
 

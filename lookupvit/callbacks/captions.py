@@ -17,7 +17,8 @@ class CaptionWriter(TwoFilesWriter):
     """Writes `captions.json` and `captions.txt`, in the order of the data, as they come.
 
     The JSON is COCO's result format, `[{"image_id": int, "caption": str}, ...]`, the best caption of each image; the
-    text names each file with all of its captions and, where there are several, their scores.
+    text names each file with all of its captions and, where there are several, their scores. An image that could not be
+    read has its entry, too: `{"image_id": int, "caption": "", "error": str}`.
 
     Args:
         folder: Where to write; None is the run's output folder.
@@ -43,12 +44,15 @@ class CaptionWriter(TwoFilesWriter):
         """Writes the captions of one batch."""
         rows = zip(prediction["files"], prediction["image_ids"], prediction["captions"], strict=True)
         for file, number, captions in rows:
-            result = json.dumps({"image_id": number, "caption": captions[0][0]}, ensure_ascii=False)
-            self.json.write((",\n " if self.count else "\n ") + result)
+            self.json.write(",\n " if self.count else "\n ")
+            if (error := self.note(file)) is not None:
+                self.json.write(json.dumps({"image_id": number, "caption": "", "error": error}, ensure_ascii=False))
+                self.table.write(f"{file}\n    error: {error}\n")
+                continue
+            self.json.write(json.dumps({"image_id": number, "caption": captions[0][0]}, ensure_ascii=False))
             scores = [f"{score:8.3f}  " if len(captions) > 1 else "" for _, score in captions]
             lines = [f"    {score}{text}" for score, (text, _) in zip(scores, captions, strict=True)]
             self.table.write("\n".join([file, *lines]) + "\n")
-            self.count += 1
 
     def close(self) -> None:
         """Ends the list, too."""

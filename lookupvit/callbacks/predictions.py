@@ -17,8 +17,11 @@ class PredictionWriter(TwoFilesWriter):
     """Writes ``predictions.jsonl`` and ``predictions.csv``, a line a file in the order of the data, as they come.
 
     A line of JSON is ``{"file": str, "predictions": [{"class": str, "index": int, "probability": float}, ...]}``, most
-    likely class first; the CSV has the columns ``file, class_1, probability_1, class_2, ...``. Of a cascade both also
-    have the ``compressed_size`` that the file ended at, and the number of files at each is printed.
+    likely class first; the CSV has the columns ``file, class_1, probability_1, class_2, ..., error``. Of a cascade both
+    also have the ``compressed_size`` that the file ended at, and the number of files at each is printed.
+
+    A file that could not be read has its line, too: ``"predictions": []`` and ``"error": str`` in the JSON, and in the
+    CSV nothing but ``file`` and ``error``.
 
     Args:
         folder: Where to write; None is the run's output folder.
@@ -48,11 +51,18 @@ class PredictionWriter(TwoFilesWriter):
         if not self.count:
             columns = range(1, prediction["classes"].shape[1] + 1)
             names = [f"{what}_{k}" for k in columns for what in ("class", "probability")]
-            self._csv.writerow(["file", *names, *(["compressed_size"] if sizes else [])])
+            self._columns = ["file", *names, *(["compressed_size"] if sizes else []), "error"]
+            self._csv.writerow(self._columns)
         rows = zip(
             prediction["files"], prediction["classes"].tolist(), prediction["probabilities"].tolist(), strict=True
         )
         for place, (file, classes, probabilities) in enumerate(rows):
+            if (error := self.note(file)) is not None:
+                self.json.write(
+                    json.dumps({"file": file, "predictions": [], "error": error}, ensure_ascii=False) + "\n"
+                )
+                self._csv.writerow([file, *[""] * (len(self._columns) - 2), error])
+                continue
             ended = sizes[place : place + 1]  # nothing, without a cascade
             top = [
                 {"class": self._name(index), "index": index, "probability": round(probability, 6)}
@@ -60,8 +70,7 @@ class PredictionWriter(TwoFilesWriter):
             ]
             line = {"file": file, "predictions": top} | ({"compressed_size": ended[0]} if ended else {})
             self.json.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._csv.writerow([file, *(item[key] for item in top for key in ("class", "probability")), *ended])
-            self.count += 1
+            self._csv.writerow([file, *(item[key] for item in top for key in ("class", "probability")), *ended, ""])
             self._ended.update(ended)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

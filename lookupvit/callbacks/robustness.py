@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lookupvit.metrics.robustness import ALEXNET_ERRORS, corruption_errors
+from lookupvit.writing import whole, write_text
 
 
 class RobustnessTable(Callback):
@@ -33,9 +34,8 @@ class RobustnessTable(Callback):
             raise ValueError("RobustnessTable needs a data module of robustness sets, such as CIFAR10CDataModule")
         if not trainer.is_global_zero:
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "robustness.json").write_text(json.dumps(found, indent=1) + "\n")
-        with (folder / "robustness.csv").open("w", newline="") as file:
+        write_text(folder / "robustness.json", json.dumps(found, indent=1) + "\n")
+        with whole(folder / "robustness.csv") as partial, partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["compressed_size", "set", "part", "severity", "images", "top1"])
             writer.writeheader()
             for size, result in found.items():

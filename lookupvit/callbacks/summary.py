@@ -10,7 +10,10 @@ from lookupvit.model.grid import size_name
 
 
 class RunSummary(Callback):
-    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder."""
+    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder.
+
+    A run of fewer steps than ``log_every_n_steps`` logs ten times or at each step, so that it has a training curve.
+    """
 
     def __init__(self) -> None:
         self.rows: dict[str, str] = {}
@@ -39,6 +42,8 @@ class RunSummary(Callback):
         """Adds what is known once data and optimiser stand, and prints."""
         # Both on every rank: the first may have to set up the data, the second asks rank 0 for it.
         steps, folder = trainer.estimated_stepping_batches, trainer.log_dir
+        if steps < trainer.log_every_n_steps:  # it would have no training curve at all
+            trainer.log_every_n_steps = max(1, int(steps) // 10)
         if not trainer.is_global_zero:
             return
         batch = getattr(trainer.datamodule, "batch_size", None) or getattr(trainer.train_dataloader, "batch_size", 1)
@@ -51,6 +56,8 @@ class RunSummary(Callback):
         epochs = f", {trainer.max_epochs} epochs" if (trainer.max_epochs or 0) > 0 else ""
         resumed = f", from step {trainer.global_step}" if trainer.global_step else ""
         self.rows["steps"] = f"{steps}{epochs}{resumed}"
+        if (note := _unvalidated(trainer)) is not None:
+            self.rows["validation"] = note
         self.rows |= getattr(pl_module, "summary_rows", {})
         self.rows["precision"] = str(trainer.precision)
         self.rows["output folder"] = str(folder or trainer.default_root_dir)
@@ -58,3 +65,17 @@ class RunSummary(Callback):
         for name, value in self.rows.items():
             table.add_row(f"[bold]{name}[/bold]", value)
         Console().print(Panel(table, title="lookupvit fit", title_align="left", expand=False))
+
+
+def _unvalidated(trainer: Trainer) -> str | None:
+    """What to say of a run that `max_steps` ends before its first validation, which chooses the best checkpoint."""
+    batches, most = trainer.val_check_batch, trainer.max_steps
+    if most < 1 or not isinstance(batches, int) or not trainer.enable_validation:
+        return None
+    first = batches * (trainer.check_val_every_n_epoch or 1) // trainer.accumulate_grad_batches
+    if trainer.global_step + first <= most:
+        return None
+    return (
+        f"none: max_steps {most} ends before the first, at step {first}: no best checkpoint; set "
+        f"--trainer.val_check_interval {most * trainer.accumulate_grad_batches} to have one"
+    )

@@ -1,17 +1,24 @@
 """Writes predictions as they come, into a JSON file and one that people read."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from rich.console import Console
 
+from lookupvit.writing import WriteError, refusal
+
 
 class TwoFilesWriter(BasePredictionWriter):
-    """Base of what `predict` writes: two files in the order of the data, kept as far as they came after an error.
+    """Base of what `predict` writes: two files in the order of the data, with exactly one entry for each input.
 
-    A child class writes batches in `write_on_batch_end`, to `json` and `table`, and counts them in `count`.
+    They are called `NAME.partial` until all is written; what came before an error stays under that name.
+
+    A child class writes batches in `write_on_batch_end`, to `json` and `table`, and counts them by `note`.
 
     Args:
         folder: Where to write; None is the run's output folder.
@@ -41,22 +48,71 @@ class TwoFilesWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens both files."""
         folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        # newline="": the csv module ends its lines itself
-        self.json, self.table = ((folder / name).open("w", encoding="utf-8", newline="") for name in self.names)
-        self.count = 0
+        self.paths = [folder / name for name in self.names]
+        self.count, self.failed = 0, []
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            # newline="": the csv module ends its lines itself
+            self.json, self.table = (_partial(path).open("w", encoding="utf-8", newline="") for path in self.paths)
+
+    def note(self, file: str) -> str | None:
+        """Counts a file; returns what is wrong with it, or None."""
+        self.count += 1
+        error = getattr(file, "error", None)
+        if error is not None:
+            self.failed.append((str(file), error))
+        return error
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Writes a batch, through to the disk's own buffers: a full disk is noticed here, not at the end."""
+        with self._told():
+            super().on_predict_batch_end(trainer, pl_module, *args, **kwargs)
+            self.json.flush()
+            self.table.flush()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes both files and says where they are."""
-        self.close()
-        Console().print(f"{self.count} {self.what}: {self.json.name} and {self.table.name}", soft_wrap=True)
+        """Closes both files, gives them their names, and says where they are and how many inputs could not be read.
+
+        Raises:
+            ValueError: If not one of them could.
+        """
+        with self._told():
+            self.close()
+            for path in self.paths:
+                os.replace(_partial(path), path)
+        console = {"soft_wrap": True, "highlight": False, "markup": False}
+        Console().print(f"{self.count} {self.what}: {self.paths[0]} and {self.paths[1]}", **console)
+        if not self.failed:
+            return
+        file, error = self.failed[0]
+        first = error if file in error else f"{file}: {error}"
+        if len(self.failed) == self.count:
+            raise ValueError(f"none of the {self.count} files could be read ({first}): {self.paths[0]} has all reasons")
+        Console(stderr=True).print(
+            f"warning: {len(self.failed)} of {self.count} files could not be read and have their error in place of "
+            f"{self.what} ({first}{'; ...' if len(self.failed) > 1 else ''})",
+            **console,
+        )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Keeps what was written before an error."""
-        self.close()
+        with contextlib.suppress(OSError):  # the same full disk again
+            self.close()
 
     def close(self) -> None:
         """Closes what is open."""
         for file in (self.json, self.table):
             if file is not None:
                 file.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """An error of the disk as one line."""
+        try:
+            yield
+        except OSError as error:
+            raise WriteError(refusal(self.paths[0], error)) from error
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")

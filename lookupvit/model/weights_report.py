@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
+_SHOWN = 10  # errors in the table
+
 
 @dataclass
 class Report:
@@ -45,12 +47,18 @@ class Report:
         return rows
 
     def show(self, console: Console | None = None) -> None:
-        """Prints the table."""
+        """Prints the table, of the errors a few; nothing where no tensor fits, of which `check` tells in a line."""
+        if self.errors and not (self.loaded or self.derived or self.resized):
+            return
         table = Table(title=f"weights from {self.source}", title_justify="left", caption_justify="left")
         for column in ("", "tensors", "how or why"):
             table.add_column(column, overflow="fold")
-        for kind, names, reason in self.rows():
+        rows = self.rows()
+        wrong = [row for row in rows if row[0] == "ERROR"]
+        for kind, names, reason in [row for row in rows if row not in wrong[_SHOWN:]]:
             table.add_row(kind, names, reason, style="bold red" if kind == "ERROR" else None)
+        if len(wrong) > _SHOWN:
+            table.add_row("ERROR", f"and {len(wrong) - _SHOWN} more rows", "", style="bold red")
         table.caption = "\n".join(self.notes) or None
         (console or Console()).print(table)
 
@@ -58,6 +66,17 @@ class Report:
         """Raises a one-line ValueError if anything is unexplained."""
         if not self.errors:
             return
+        if not (self.loaded or self.derived or self.resized):
+            if any(name.startswith("decoder.") for name in self.errors):
+                raise ValueError(
+                    f"weights {self.source} are of a captioner, and a classifier is wanted here: give a classifier's "
+                    "(lookupvit predict and test take captioners)"
+                )
+            names = [name for name, reason in self.errors.items() if "not in the model" in reason] or list(self.errors)
+            raise ValueError(
+                f"weights {self.source} are of another kind of model, no tensor of them fits: they have {names[0]} and "
+                f"{len(names) - 1} more; expected a LookupViT, or a plain ViT as timm names its weights"
+            )
         name, reason = next(iter(self.errors.items()))
         more = f" (and {len(self.errors) - 1} more, see the table)" if len(self.errors) > 1 else ""
         raise ValueError(f"weights {self.source} do not fit the model: {name} {reason}{more}")

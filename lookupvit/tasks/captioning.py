@@ -260,8 +260,14 @@ class CaptioningTask(CaptionerSetup):
         self.log_dict({f"{stage}/{name}": value.float() for name, value in scores.items()}, sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, list]:
-        """Captions of each file: `{"files", "image_ids", "captions"}`, each a list of `(text, score)`, best first."""
+        """Captions of each file: `{"files", "image_ids", "captions"}`, each a list of `(text, score)`, best first.
+
+        A file that could not be read, whose name has an `error`, gets `("", NaN)`.
+        """
         images, image_ids, files = batch
         found = self.write(self.memory(images))
-        captions = [[(text, caption.score) for text, caption in texts] for texts in found]
+        captions = [
+            [("", float("nan"))] if hasattr(file, "error") else [(text, caption.score) for text, caption in texts]
+            for file, texts in zip(files, found, strict=True)
+        ]
         return {"files": list(files), "image_ids": [int(number) for number in image_ids], "captions": captions}

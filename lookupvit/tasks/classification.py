@@ -262,7 +262,8 @@ class ClassificationTask(TrainedSizes):
     def predict_step(self, batch: tuple[torch.Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
         """The most likely classes (at most 5) of each file, ``{"files", "probabilities" (B, k), "classes" (B, k)}``.
 
-        With a cascade also ``"sizes"``, the compressed size that each file ended at.
+        With a cascade also ``"sizes"``, the compressed size that each file ended at. A file that could not be read,
+        whose name has an ``error``, gets probabilities NaN and classes -1.
         """
         images, files = batch
         more = {}
@@ -272,8 +273,10 @@ class ClassificationTask(TrainedSizes):
             logits, stage = self.cascade.predict(self.model, images, self.eval_head)
             more["sizes"] = [self.cascade.sizes[i] for i in stage.tolist()]
         probabilities = logits.softmax(dim=1) if self.loss == "softmax" else logits.sigmoid()
-        top = probabilities.topk(min(5, logits.shape[1]), dim=1)
-        return {"files": list(files), "probabilities": top.values.cpu(), "classes": top.indices.cpu(), **more}
+        values, classes = (part.cpu() for part in probabilities.topk(min(5, logits.shape[1]), dim=1))
+        unread = [place for place, file in enumerate(files) if hasattr(file, "error")]
+        values[unread], classes[unread] = float("nan"), -1
+        return {"files": list(files), "probabilities": values, "classes": classes, **more}
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return classification_loss(logits.float(), targets, self.loss, self.label_smoothing)

@@ -222,7 +222,7 @@ def test_corrupt_images_are_an_error_or_left_out(tmp_path: Path) -> None:
 def test_check_data_finds_the_corrupt_image(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = write_coco(tmp_path / "coco")
     (root / "val2017/000000000051.jpg").write_bytes(b"no picture")
-    check_data([str(root), "--output", str(tmp_path / "bad.txt")])
+    assert check_data([str(root), "--output", str(tmp_path / "bad.txt")]) == 1
     assert "8 files, 1 bad" in capsys.readouterr().out
     assert "000000000051.jpg" in (tmp_path / "bad.txt").read_text()
 

@@ -128,7 +128,7 @@ def test_check_data_lists_bad_videos_and_images(clip: bytes, tmp_path: Path, cap
     put(b"", tmp_path / "empty.mp4")
     put(b"no image", tmp_path / "text.jpg")
     output = tmp_path / "bad.txt"
-    assert main(["check-data", str(tmp_path), "--output", str(output)]) == 0
+    assert main(["check-data", str(tmp_path), "--output", str(output)]) == 1
     assert "4 files, 3 bad (75.00%)" in capsys.readouterr().out
     assert [Path(line.split("\t")[0]).name for line in output.read_text().splitlines()] == [
         "cut.mp4",

@@ -1,0 +1,131 @@
+"""Files that are whole or not there, whatever happens while they are written: a full disk, a signal, a bug."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+_PARTIAL = ".partial"
+
+
+class WriteError(OSError):
+    """A file that could not be written, in one line; nothing is left of the attempt, and an older one is as it was."""
+
+
+@contextlib.contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` to write to, with its ending (libraries choose a format by it), renamed at the end.
+
+    Raises:
+        WriteError: If the disk is full or refuses.
+    """
+    path = Path(path)
+    partial = path.with_name(f"{_PARTIAL}.{path.name}")
+    with _told(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            _sync(partial)
+            os.replace(partial, path)
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_files(folder: str | Path) -> Iterator[Path]:
+    """A folder below `folder` to write to; at the end its files move into `folder`.
+
+    Raises:
+        WriteError: If the disk is full or refuses.
+    """
+    folder = Path(folder)
+    partial = folder / _PARTIAL
+    with _told(folder):
+        made = not folder.exists()
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            yield partial
+            for file in partial.iterdir():
+                _sync(file)
+            for file in sorted(partial.iterdir()):
+                os.replace(file, folder / file.name)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+            if made:
+                with contextlib.suppress(OSError):  # it is empty after a failure alone
+                    folder.rmdir()
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Writes a text file, in UTF-8, as `whole` does."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+    return Path(path)
+
+
+def check_writable(folder: str | Path) -> None:
+    """Tries to write into a folder, before hours of work whose result is to go there; nothing is left of it.
+
+    Raises:
+        WriteError: If that fails.
+    """
+    probe = Path(folder) / ".probe"
+    made = [parent for parent in probe.parents if not parent.exists()]  # the innermost first
+    try:
+        with whole(probe) as partial:
+            partial.write_bytes(b"0")
+        probe.unlink()
+    finally:
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def refusal(path: str | Path, error: OSError | str) -> str:
+    """One line for a file that the disk does not take."""
+    path = Path(path).absolute()
+    reason = error if isinstance(error, str) else error.strerror or str(error)
+    folder = next(parent for parent in path.parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free / 1e9
+    return f"cannot write {path}: {reason} ({free:.1f} GB free there): make room, or write to another folder"
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """An error and what is behind it; one that was raised again may be behind itself."""
+    found: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is other for other in found):
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        if (cause := _of_disk(error)) is None:
+            raise
+        raise WriteError(refusal(path, cause)) from error
+
+
+def _of_disk(error: BaseException) -> OSError | str | None:
+    """What the disk said, out of what a library made of it; None if it said nothing."""
+    for cause in causes(error):
+        if isinstance(cause, OSError):
+            return cause
+    text = str(error)  # torch and safetensors have writers of their own
+    known = ("os error", "I/O error", "PytorchStreamWriter", "unexpected pos")
+    return " ".join(text.split()) if any(part in text for part in known) else None
+
+
+def _sync(path: Path) -> None:
+    if path.is_file():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
