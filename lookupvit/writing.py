@@ -1,12 +1,14 @@
 """Files that are whole or not there, whatever happens while they are written: a full disk, a signal, a bug."""
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 _PARTIAL = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class WriteError(OSError):
@@ -88,7 +90,7 @@ def refusal(path: str | Path, error: OSError | str) -> str:
     """One line for a file that the disk does not take."""
     path = Path(path).absolute()
     reason = error if isinstance(error, str) else error.strerror or str(error)
-    folder = next(parent for parent in path.parents if parent.is_dir())
+    folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
     free = shutil.disk_usage(folder).free / 1e9
     return f"cannot write {path}: {reason} ({free:.1f} GB free there): make room, or write to another folder"
 
@@ -117,9 +119,9 @@ def _told(path: Path) -> Iterator[None]:
 
 def _of_disk(error: BaseException) -> OSError | str | None:
     """What the disk said, out of what a library made of it; None if it said nothing."""
-    for cause in causes(error):
-        if isinstance(cause, OSError):
-            return cause
+    found = [cause for cause in causes(error) if isinstance(cause, OSError)]
+    if found:  # a library may meet a file that is missing because the disk was full
+        return next((cause for cause in found if cause.errno in _FULL), found[0])
     text = str(error)  # torch and safetensors have writers of their own
     known = ("os error", "I/O error", "PytorchStreamWriter", "unexpected pos")
     return " ".join(text.split()) if any(part in text for part in known) else None
