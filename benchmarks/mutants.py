@@ -48,22 +48,27 @@ SURVIVED = ("survived", "not reached")
 
 
 def mapped(folder: Path, sources: list[str]) -> dict[str, Any]:
-    """What each test reaches; test files are run again where they or a source have changed."""
+    """What each test reaches; a test file is run again where it, or a source that it reaches, has changed."""
     MAP.mkdir(parents=True, exist_ok=True)
-    state = hashlib.sha256(b"".join((folder / source).read_bytes() for source in sources)).hexdigest()
     reached: dict[str, Any] = {}
     for test in sorted(str(p.relative_to(folder)) for place in TESTS for p in (folder / place).rglob("test_*.py")):
         kept = MAP / (test.replace("/", "-") + ".json")
-        digest = hashlib.sha256(state.encode() + (folder / test).read_bytes()).hexdigest()
-        known = json.loads(kept.read_text()) if kept.is_file() else {}
-        if known.get("digest") != digest:
+        known = json.loads(kept.read_text()) if kept.is_file() else {"tests": {}}
+        if known.get("digest") != digest(folder, test, known["tests"]):
             start = time.monotonic()
             code, found = forked(lambda answer, test=test: reach(test, sources, answer), folder, 900)
             print(f"reach {test}: exit {code}, {len(found or {})} tests, {time.monotonic() - start:.0f} s", flush=True)
-            known = {"digest": digest, "tests": found or {}}
+            known = {"digest": digest(folder, test, found or {}), "tests": found or {}}
             kept.write_text(json.dumps(known))
         reached |= known["tests"]
     return reached
+
+
+def digest(folder: Path, test: str, tests: dict[str, Any]) -> str:
+    """Of a test file and of the sources that its tests reach."""
+    files = [test, *sorted({file for one in tests.values() for file in one["lines"]})]
+    there = [(folder / file).read_bytes() if (folder / file).is_file() else b"" for file in files]
+    return hashlib.sha256(b"".join(there)).hexdigest()
 
 
 def try_mutant(mutant: Mutant, folder: Path, reached: dict[str, Any], most: float) -> dict[str, Any]:
