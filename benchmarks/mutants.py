@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mutants_draw import Mutant, candidates
+from mutants_draw import Mutant, changed, draw
 from mutants_try import attempt, forked, reach, tests_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,48 +48,50 @@ SURVIVED = ("survived", "not reached")
 
 
 def mapped(folder: Path, sources: list[str]) -> dict[str, Any]:
-    """What each test reaches; test files are run again where they or a source have changed."""
+    """What each test reaches; a test file is run again where it, or a source that it reaches, has changed."""
     MAP.mkdir(parents=True, exist_ok=True)
-    state = hashlib.sha256(b"".join((folder / source).read_bytes() for source in sources)).hexdigest()
     reached: dict[str, Any] = {}
     for test in sorted(str(p.relative_to(folder)) for place in TESTS for p in (folder / place).rglob("test_*.py")):
         kept = MAP / (test.replace("/", "-") + ".json")
-        digest = hashlib.sha256(state.encode() + (folder / test).read_bytes()).hexdigest()
-        known = json.loads(kept.read_text()) if kept.is_file() else {}
-        if known.get("digest") != digest:
+        known = json.loads(kept.read_text()) if kept.is_file() else {"tests": {}}
+        if known.get("digest") != digest(folder, test, known["tests"]):
             start = time.monotonic()
             code, found = forked(lambda answer, test=test: reach(test, sources, answer), folder, 900)
             print(f"reach {test}: exit {code}, {len(found or {})} tests, {time.monotonic() - start:.0f} s", flush=True)
-            known = {"digest": digest, "tests": found or {}}
+            known = {"digest": digest(folder, test, found or {}), "tests": found or {}}
             kept.write_text(json.dumps(known))
         reached |= known["tests"]
     return reached
 
 
+def digest(folder: Path, test: str, tests: dict[str, Any]) -> str:
+    """Of a test file and of the sources that its tests reach."""
+    files = [test, *sorted({file for one in tests.values() for file in one["lines"]})]
+    there = [(folder / file).read_bytes() if (folder / file).is_file() else b"" for file in files]
+    return hashlib.sha256(b"".join(there)).hexdigest()
+
+
 def try_mutant(mutant: Mutant, folder: Path, reached: dict[str, Any], most: float) -> dict[str, Any]:
     """The result of one mutant, with its changed lines."""
-    import cosmic_ray.plugins
-    from cosmic_ray.mutating import mutate_code
-
     path = folder / mutant.file
     text, stamp = path.read_text(), path.stat().st_mtime
-    changed = mutate_code(text, cosmic_ray.plugins.get_operator(mutant.operator)(), mutant.occurrence)
-    before, after = text.splitlines(), changed.splitlines()
+    code = changed(mutant, text)
+    before, after = text.splitlines(), code.splitlines()
     differ = [(a, b) for a, b in zip(before, after, strict=False) if a != b] or [(before[mutant.line - 1], "")]
     result = {"file": mutant.file, "line": mutant.line, "operator": mutant.operator.removeprefix("core/")}
     result |= {"before": differ[0][0].strip(), "after": differ[0][1].strip()}
     wanted, partial = tests_of(mutant, reached, most)
     if not wanted:
         return result | {"outcome": "not reached"}
-    path.write_text(changed)
+    path.write_text(code)
     os.utime(path, (stamp + 1000, stamp + 1000))  # so that no compiled file fits it
     start = time.monotonic()
     try:
-        code, by = forked(lambda answer: attempt(wanted, answer), folder, 90 + 4 * sum(wanted.values()))
+        status, by = forked(lambda answer: attempt(wanted, answer), folder, 90 + 4 * sum(wanted.values()))
     finally:
         path.write_text(text)
         os.utime(path, (stamp, stamp))
-    outcome = "timeout" if code is None else "survived" if code == 0 else "killed"
+    outcome = "timeout" if status is None else "survived" if status == 0 else "killed"
     result |= {"outcome": outcome, "seconds": round(time.monotonic() - start, 1), "tests": len(wanted)}
     return result | ({"by": by} if by else {}) | ({"partial": True} if partial and outcome == "survived" else {})
 
@@ -136,9 +138,8 @@ def main() -> None:
         drawn = list(kept["results"])
     else:
         os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-        pool = [m for source in sources for m in candidates(source, (ROOT / source).read_text(), args.seed)]
-        sample = sorted(pool, key=lambda m: m.key)[: args.sample]
-        print(f"{len(sample)} of {len(pool)} mutants in {len(sources)} files", flush=True)
+        sample, places = draw({source: (ROOT / source).read_text() for source in sources}, args.sample, args.seed)
+        print(f"{len(sample)} of {places} mutants in {len(sources)} files", flush=True)
         drawn = [m.key for m in sample]
         with tempfile.TemporaryDirectory() as place:
             run(sample, sources, Path(place) / "project", kept, args)

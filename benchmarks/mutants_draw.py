@@ -2,6 +2,8 @@
 
 import ast
 import hashlib
+import itertools
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,3 +64,25 @@ def _statement(tree: ast.AST, line: int) -> range:
         return range(node.body[0].lineno, node.end_lineno + 1)
     inside = getattr(node, "body", None)  # of `if` and `for`: the header alone
     return range(node.lineno, max(line, inside[0].lineno - 1) + 1 if inside else node.end_lineno + 1)
+
+
+def changed(mutant: Mutant, text: str) -> str | None:
+    """The mutant's whole file; None where it is no Python: a star of arguments is no product."""
+    import cosmic_ray.plugins
+    from cosmic_ray.mutating import mutate_code
+
+    code = mutate_code(text, cosmic_ray.plugins.get_operator(mutant.operator)(), mutant.occurrence)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        try:
+            compile(code, mutant.file, "exec")
+        except SyntaxError:
+            return None
+    return code
+
+
+def draw(texts: dict[str, str], count: int, seed: int) -> tuple[list[Mutant], int]:
+    """So many mutants of files, and how many places there are in all."""
+    pool = sorted((m for file, text in texts.items() for m in candidates(file, text, seed)), key=lambda m: m.key)
+    valid = (mutant for mutant in pool if changed(mutant, texts[mutant.file]) is not None)
+    return list(itertools.islice(valid, count)), len(pool)

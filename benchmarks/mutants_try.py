@@ -114,11 +114,11 @@ def attempt(wanted: dict[str, float], answer: Path) -> int:
 def tests_of(mutant: Mutant, reached: dict[str, Any], most: float) -> tuple[dict[str, float], bool]:
     """Tests that reach the mutant's statement, as `{test: seconds}`, and whether `most` seconds left some out.
 
-    What runs at import is reached by every test that executes anything of the file.
+    What runs at import is reached by all tests.
     """
     own = {t: v["seconds"] for t, v in reached.items() if set(v["lines"].get(mutant.file, ())) & set(mutant.lines)}
     if not own:
-        own = {t: v["seconds"] for t, v in reached.items() if mutant.file in v["lines"]}
+        own = {t: v["seconds"] for t, v in reached.items()}
     chosen, total = {}, 0.0
     for test in sorted(own, key=own.get):
         total += own[test]

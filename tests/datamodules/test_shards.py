@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -243,3 +244,11 @@ def test_fit_on_shards_and_resume_from_the_command_line(shards: Path, tmp_path: 
     rest = torch.load(tmp_path / "rest" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     assert torch.load(folder / "last.previous.ckpt", weights_only=True)["global_step"] == 6
     assert all(torch.equal(value, rest["state_dict"][name]) for name, value in whole["state_dict"].items())
+
+
+def test_images_left_out_of_shards_are_said(tmp_path: Path) -> None:
+    data = WebDatasetDataModule(str(tmp_path))
+    data._read = {"train": SimpleNamespace(left_out=2), "val": SimpleNamespace(left_out=0)}
+    with pytest.warns(UserWarning, match="2 corrupt images of shards were left out of train") as said:
+        data.teardown()
+    assert len(said) == 1

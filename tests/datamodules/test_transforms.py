@@ -292,3 +292,10 @@ def test_without_mixing_targets_are_indices_and_strings_stay_a_list():
     images, paths = Collate()([(torch.zeros(3, 4, 4), "a.jpg"), None, (torch.ones(3, 4, 4), "b.jpg")])
     assert paths == ["a.jpg", "b.jpg"]
     assert images.mean(dim=(1, 2, 3)).tolist() == [0, 1]
+
+
+def test_pad_and_crop_reaches_every_row_of_an_odd_number():
+    torch.manual_seed(0)
+    source = torch.arange(1, 10, dtype=torch.uint8).view(1, 9, 1).expand(3, 9, 9)
+    cropped = {tuple(PadCropFlip((8, 8), 1, 0.0)(source)[0, :, 4].tolist()) for _ in range(200)}
+    assert {rows[0] for rows in cropped} == {0, 1, 2, 3} and len(cropped) == 4

@@ -4,6 +4,7 @@ import json
 import logging
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from video_files import write
 
 from datamodules import KineticsDataModule, MotionDataModule, SSv2DataModule
 from datamodules.motion import CLASSES, render_motion
+from datamodules.video_report import BadVideoReport
 from lookupvit.cli import main
 
 STEMS = {"abc_def-1 x": (0, 10), "zz9": (65, 75)}
@@ -167,3 +169,15 @@ def test_an_epoch_over_bad_files_ends_and_names_each_once(
     argv = ["test", "--ckpt_path", str(last), "--trainer.accelerator", "cpu", "--output_dir", str(tmp_path / "out")]
     assert main([*argv, "--data.test_clips", "2", "--data.test_crops", "1", "--data.num_workers", "0"]) == 0
     assert "test/top1" in capsys.readouterr().out
+
+
+def test_validation_is_in_order_and_whole_and_bad_videos_are_watched(tmp_path: Path) -> None:
+    render_motion(tmp_path / "clips", layout="csv", train_per_class=1, val_per_class=1, size=16, frames=4)
+    options = {"num_frames": 4, "frame_stride": 1, "img_size": 16, "short_side": (16, 18), "num_workers": 0}
+    data = KineticsDataModule(str(tmp_path / "clips"), **options, batch_size=3)
+    data.trainer = SimpleNamespace(callbacks=[], world_size=1, global_rank=0, num_devices=1)
+    for _ in range(2):
+        data.setup("validate")
+    assert [type(one) for one in data.trainer.callbacks] == [BadVideoReport]
+    targets = [torch.cat([batch[1] for batch in data.val_dataloader()]).tolist() for _ in range(2)]
+    assert targets[0] == targets[1] and sorted(targets[0]) == list(range(10))  # 10 is no multiple of 3

@@ -5,6 +5,7 @@ import torch
 
 from datamodules.corruptions import CORRUPTIONS
 from datamodules.test_sets import TestSet
+from lookupvit.metrics.multiview import MultiViewAccuracy
 from lookupvit.metrics.robustness import ALEXNET_ERRORS, RobustnessScores, corruption_errors
 
 
@@ -72,3 +73,10 @@ def test_batches_may_mix_sets() -> None:
     for place in (1, 0):
         apart.update(logits[places == place], targets[places == place], places[places == place])
     assert together.compute() == apart.compute()
+
+
+def test_more_is_better_for_accuracy_over_views() -> None:
+    assert MultiViewAccuracy(3).higher_is_better is True
+    scores = MultiViewAccuracy(3)
+    with pytest.raises(ValueError, match="do not fit"):
+        scores.update(torch.zeros(2, 3), torch.zeros(3, dtype=torch.long), torch.zeros(2, dtype=torch.long))

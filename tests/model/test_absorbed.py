@@ -1,5 +1,6 @@
 """The hand-written backward passes against numerical differentiation, and what they store."""
 
+import itertools
 from copy import deepcopy
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from lookupvit import LookupViT
 from lookupvit.model.absorbed import AbsorbedInfusion, AbsorbedScores, AbsorbedValues
+from lookupvit.model.paths import choose_paths
 
 B, M, H, N, d = 2, 3, 2, 5, 2
 D = H * d
@@ -55,3 +57,23 @@ def test_absorbed_in_bfloat16_is_as_close_to_float64_as_plain():
             error[path] = (rough(images.bfloat16()).double() - expected).square().mean().sqrt()
     assert error["absorbed"] < 1.1 * error["plain"] and error["tiled"] < 1.1 * error["plain"]
     assert error["plain"] < 0.02 * expected.square().mean().sqrt()
+
+
+def test_auto_takes_the_absorbed_order_where_it_is_a_tenth_cheaper() -> None:
+    """The multiply-adds of the two orders, counted from the shapes of their products."""
+    seen = set()
+    for n, m, heads in itertools.product((16, 49, 196, 1024), (1, 4, 9, 25, 49, 100), (1, 3, 6, 12)):
+        dim = 64 * heads
+        plain = n * dim * dim + heads * m * n * (dim // heads)  # project the N tokens, then multiply by head
+        absorbed = heads * m * (dim // heads) * dim + heads * m * n * dim  # move the projection to the M tokens
+        chosen = choose_paths(n, m, dim, heads)
+        assert chosen.scores == chosen.values == chosen.infusion == (absorbed < 0.9 * plain)
+        seen.add(chosen.scores)
+    assert seen == {True, False}
+
+
+def test_only_a_as_it_stands_is_tiled_by_itself() -> None:
+    large = {"n": 6272, "m": 200, "dim": 768, "num_heads": 12, "training": True}
+    assert choose_paths(**large).tiled
+    for change in ({"reuse": "renormalize"}, {"reuse": "fresh"}, {"training": False}, {"n": 64}):
+        assert not choose_paths(**{**large, **change}).tiled

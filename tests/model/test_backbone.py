@@ -254,3 +254,14 @@ def test_layer_ids_cover_every_parameter(name):
     assert set(ids.values()) == set(range(model.num_layers)) == {0, 1, 2, 3, 4}
     assert model.no_weight_decay() <= set(ids)
     assert {i for key, i in ids.items() if "pos_embed" in key or key.split(".", 1)[1] == "proj.weight"} == {0}
+
+
+def test_grad_checkpointing_with_a_frozen_beginning():
+    """The blocks learn although none of what they are given needs a gradient."""
+    model = perturbed(grad_checkpointing=True).train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(("blocks", "heads")))
+    size = model.img_size if isinstance(model.img_size, tuple) else (model.img_size,) * 2
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    model(images).sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if name.startswith("blocks.0."))

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from lookupvit import LookupViT, ViT, create_model
 from lookupvit.model.resize_weights import fit_kernel, guess_grid, resize_kernel, resize_positions
 from lookupvit.model.video import LookupViViT
+from lookupvit.model.vit_state import _have_positions
 from lookupvit.model.weights import load_weights, read_weights, save_weights
 
 TINY = {"img_size": 32, "patch_size": 8, "num_classes": 5, "embed_dim": 12, "depth": 2, "num_heads": 3}
@@ -351,3 +352,9 @@ def test_save_weights_writes_what_it_is_asked_for(tmp_path):
         save_weights(model, tmp_path / "x.bin")
     save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
     assert read_weights(tmp_path / "a.safetensors").grid is None
+
+
+def test_positions_of_extra_tokens_are_told_by_the_square() -> None:
+    for tokens, count, expected in ((1, 197, True), (1, 196, False), (0, 197, False), (2, 198, True), (1, 1, False)):
+        assert _have_positions(tokens, count, None, None) is expected
+    assert _have_positions(1, 197, (14, 14), None) and not _have_positions(1, 196, (14, 14), None)

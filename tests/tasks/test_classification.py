@@ -256,3 +256,16 @@ def test_wrong_options_are_told(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         make(**options)
     assert "\n" not in str(error.value)
+
+
+def test_a_warm_up_in_epochs(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer(tmp_path, max_epochs=2, callbacks=[Rates()]).fit(make(lr=0.3, warmup_epochs=1), loader())
+    assert seen[:4] == pytest.approx([0.075, 0.15, 0.225, 0.3])  # a warm-up of one epoch: three steps
+    with pytest.raises(ValueError, match=r"warmup_epochs needs --trainer\.max_epochs"):
+        trainer(tmp_path, max_steps=2, max_epochs=-1).fit(make(warmup_epochs=1), loader())

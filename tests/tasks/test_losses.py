@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lookupvit.tasks.losses import classification_loss
+from lookupvit.tasks.losses import classification_loss, distillation_loss
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 CLASSES = torch.tensor([0, 2])
@@ -44,3 +44,10 @@ def test_wrong_shapes_and_names_are_told() -> None:
         classification_loss(LOGITS, torch.zeros(2, 4))
     with pytest.raises(ValueError, match="unknown loss 'hinge': choose one of softmax, sigmoid"):
         classification_loss(LOGITS, CLASSES, "hinge")
+
+
+def test_the_kind_is_compared_by_its_letters() -> None:
+    """A name read from a file is another object than the name in the code."""
+    student, teacher = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[0.0, 2.0, 1.0]])
+    soft = -(teacher.softmax(1) * student.log_softmax(1)).sum()
+    torch.testing.assert_close(distillation_loss(student, teacher, "".join(["soft", "max"])), soft)
