@@ -55,7 +55,7 @@ def _annotations(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, in
 
 
 def _statement(tree: ast.AST, line: int) -> range:
-    """Lines of the smallest statement around; of a function's header, those of its body; none of what runs at import."""
+    """Lines of the smallest statement around; of a function's header those of its body; none of what runs at import."""
     around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
     if not any(isinstance(n, ast.FunctionDef) for n in around):
         return range(0)
