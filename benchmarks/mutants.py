@@ -11,7 +11,7 @@ when other lines or files change. Which tests reach a line is found first, by ru
 data and analysis once under coverage; kept in `outputs/mutants/`. Every mutant is a forked process that works in a copy
 of the project, runs the fastest of its tests first and stops at the first failure.
 
-Results: `docs/results/mutants.json`. Changes that change nothing, and why: `benchmarks/mutants_equivalent.json`.
+Results: `benchmarks/mutants_results.json`. Changes that change nothing, and why: `benchmarks/mutants_equivalent.json`.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from mutants_draw import Mutant, changed, draw
 from mutants_try import attempt, forked, reach, tests_of
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, EQUIVALENT = ROOT / "docs" / "results" / "mutants.json", ROOT / "benchmarks" / "mutants_equivalent.json"
+RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutants_results.json", ROOT / "benchmarks" / "mutants_equivalent.json"
 MAP = ROOT / "outputs" / "mutants"
 SOURCES = ["lookupvit/model", "lookupvit/tasks", "lookupvit/metrics", "lookupvit/analysis/cost.py", "datamodules"]
 # of the data: transforms, samplers and loaders; not the readers of layouts and the drawn demo sets

@@ -55,9 +55,9 @@ def _annotations(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, in
 
 
 def _statement(tree: ast.AST, line: int) -> range:
-    """Lines of the smallest statement around; of a function's header, those of its body."""
+    """Lines of the smallest statement around; of a function's header those of its body; none of what runs at import."""
     around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
-    if not around:
+    if not any(isinstance(n, ast.FunctionDef) for n in around):
         return range(0)
     node = min(around, key=lambda n: n.end_lineno - n.lineno)
     if isinstance(node, ast.FunctionDef):

@@ -181,6 +181,8 @@ def test_wrong_calls_are_told() -> None:
     model, memory = decoder(), torch.randn(2, 4, 8, dtype=torch.float64)
     with pytest.raises(ValueError, match="text of 10 tokens does not fit the context of 9"):
         model(torch.zeros(2, 10, dtype=torch.int64), memory)
+    with pytest.raises(ValueError, match="text of 10 tokens does not fit the context of 9"):
+        model.hidden(torch.zeros(2, 7, dtype=torch.int64), memory, start=3)
     with pytest.raises(ValueError, match="3 texts do not belong to 2 images"):
         model(torch.zeros(3, 4, dtype=torch.int64), memory)
 

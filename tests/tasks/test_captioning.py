@@ -3,6 +3,7 @@
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -220,6 +221,12 @@ def test_weights_of_a_file_start_the_encoder(scenes: Path, tmp_path: Path) -> No
     fit(model, data(scenes), max_steps=1, limit_val_batches=0)
     given = first.state_dict()
     assert all(torch.equal(value, given[name]) for name, value in encoder_of(model).items())
+    # a test takes its weights from its checkpoint: the file is not read again
+    model = task(encoder_ckpt=str(tmp_path / "w.safetensors"))
+    before = {name: value.clone() for name, value in encoder_of(model).items()}
+    model._trainer = SimpleNamespace(datamodule=None, is_global_zero=True)
+    model.setup("test")
+    assert all(torch.equal(value, before[name]) for name, value in encoder_of(model).items())
 
 
 def test_another_classifier_does_not_fit(classifier: str, scenes: Path) -> None:
