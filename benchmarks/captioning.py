@@ -18,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from lookupvit.bench.report import Report, environment
-from lookupvit.model.decoder import Decoder
-from lookupvit.model.generation import Generation, Special, generate
+from lookupvit.model.caption.decoder import Decoder
+from lookupvit.model.caption.generation import Generation, Special, generate
 
 SPECIAL = Special(bos=2, eos=3, pad=0, banned=(1,))
 

@@ -57,7 +57,7 @@ def start(argv: list[str], log: Path) -> subprocess.Popen:
 
 def steps(folder: Path, name: str) -> int:
     """Optimiser steps in the newest whole checkpoint."""
-    from lookupvit.cli_checkpoint import find_checkpoint, load
+    from lookupvit.checkpoints.find import find_checkpoint, load
 
     try:
         return load(find_checkpoint("last", folder / name))["global_step"]

@@ -22,7 +22,7 @@ from torchvision.io import decode_image
 from torchvision.transforms import v2
 
 from datamodules import ImageFolderDataModule
-from datamodules.demo import render_demo
+from datamodules.demos.shapes import render_demo
 from lookupvit.bench.report import Report, environment
 from lookupvit.bench.suites import timing_columns
 from lookupvit.bench.timing import MIN_ROUNDS, interleave

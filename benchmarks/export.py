@@ -9,12 +9,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from lookupvit import create_model, export_model
-from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.report import Report, environment
 from lookupvit.bench.suites import timing_columns
 from lookupvit.bench.timing import MIN_ROUNDS, interleave
-from lookupvit.export import Program
-from lookupvit.model.grid import parse_size, size_name
+from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.grid import parse_size, size_name
+from lookupvit.interop.export import Program
 
 
 def main(argv: list[str]) -> None:

@@ -58,7 +58,7 @@ def apart(work: Callable[[], str], limit: float) -> str:
 
 def run(argv: list[str]) -> tuple[int, str, str]:
     """Exit code, standard output and the error lines of `lookupvit`, in this process."""
-    from lookupvit.cli import main
+    from lookupvit.cli.main import main
 
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -98,7 +98,7 @@ def one_config(seed: int, tree: Path) -> str:
 
 def one_image(damaged: bytes, source: Path, path: Path) -> str:
     """Decoded, or refused with its name. What of a damaged JPEG can be decoded cannot be judged."""
-    from datamodules.image_folder import CorruptImageError, decode_rgb
+    from datamodules.images.folder import CorruptImageError, decode_rgb
 
     path.write_bytes(damaged)
     try:
@@ -110,8 +110,8 @@ def one_image(damaged: bytes, source: Path, path: Path) -> str:
 
 def one_video(damaged: bytes, source: Path, path: Path) -> str:
     """Clips of it, or refused with its name; a transport error in a frame may show in its pixels."""
-    from datamodules.video_index import CorruptVideoError
-    from datamodules.video_io import open_video
+    from datamodules.video.decode import open_video
+    from datamodules.video.index import CorruptVideoError
 
     path.write_bytes(damaged)
     try:
@@ -124,7 +124,7 @@ def one_video(damaged: bytes, source: Path, path: Path) -> str:
 
 def one_json(damaged: bytes, source: Path, path: Path) -> str:
     """COCO's annotations: those of every image, or refused in one line."""
-    from datamodules.coco_index import read_captions
+    from datamodules.captions.index import read_captions
 
     good = set(read_captions(source))
     path.write_bytes(damaged)
@@ -157,7 +157,7 @@ def one_checkpoint(damaged: bytes, source: Path, path: Path) -> str:
     """The weights bit for bit, or refused with its name."""
     import torch
 
-    from lookupvit.cli_checkpoint import load
+    from lookupvit.checkpoints.find import load
 
     path.write_bytes(damaged)
     good = torch.load(source, weights_only=True)["state_dict"]
@@ -198,7 +198,7 @@ def sources(folder: Path) -> dict[str, list[Path]]:
     captions = [{"image_id": at, "id": at, "caption": f"a picture of {at} things"} for at in range(20)]
     listed = {"images": [{"id": at, "file_name": f"{at}.jpg"} for at in range(20)], "annotations": captions}
     (folder / "captions_train2017.json").write_text(json.dumps(listed))
-    from datamodules.motion import render_motion
+    from datamodules.demos.motion import render_motion
 
     render_motion(folder / "motion", train_per_class=1, val_per_class=1, frames=4)
     argv = ["fit", "--config", json.dumps(__import__("test_fuzz").config(tree)), "--output_dir", str(folder / "out")]

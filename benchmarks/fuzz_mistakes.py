@@ -54,7 +54,7 @@ PIXELS = (32, 40, 8, 31, 0, -32, [32, 48], [32], [32, 32, 32], "32", "big", 32.0
 
 def run(argv: list[str]) -> tuple[int, str]:
     """Exit code, and everything printed, of `lookupvit` in this process."""
-    from lookupvit.cli import main
+    from lookupvit.cli.main import main
 
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):

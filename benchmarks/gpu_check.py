@@ -133,7 +133,7 @@ def run_here(cell: dict, folder: Path, device: str, quick: bool) -> None:
         return
     import torch
 
-    from lookupvit.cli import main as lookupvit
+    from lookupvit.cli.main import main as lookupvit
 
     code = lookupvit(arguments(cell, folder, device, quick))
     if code:

@@ -99,9 +99,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     import torch
 
-    import lookupvit.cli_knn
-    import lookupvit.cli_lightning  # noqa: F401 (once, not in each case)
-
     torch.set_num_threads(1)
     begun, counts, bad = time.monotonic(), {}, []
     with tempfile.TemporaryDirectory() as name, quiet():

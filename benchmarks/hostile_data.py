@@ -23,7 +23,7 @@ def safetensors(name: str, header: bytes, length: int | None = None) -> None:
 
     @case(f"safetensors {name}")
     def make() -> Callable[[], str]:
-        from lookupvit.model.weights_file import read_weights
+        from lookupvit.weights.file import read_weights
 
         size = len(header) if length is None else length
         Path("evil.safetensors").write_bytes(struct.pack("<Q", size) + header + bytes(4))
@@ -167,7 +167,7 @@ def _coco(name: Any) -> Callable[[], None]:
 
 
 def _captions() -> None:
-    from datamodules.coco_index import read_split
+    from datamodules.captions.index import read_split
 
     read_split(Path(), "captions_train2017.json", "train")
 
@@ -184,19 +184,19 @@ def _features() -> None:
 
 
 def _cascade() -> None:
-    from lookupvit.analysis.cascade import Cascade
+    from lookupvit.analysis.cascade.cascade import Cascade
 
     Cascade.load("x.json")
 
 
 def _kept() -> None:
-    from lookupvit.cli_runs import _trained
+    from lookupvit.cli.runs import _trained
 
     _trained("x", Path("run"))
 
 
 def _tokenizer() -> None:
-    from datamodules.tokenizer import Tokenizer
+    from datamodules.captions.tokenizer import Tokenizer
 
     Tokenizer.from_file("x.model")
 

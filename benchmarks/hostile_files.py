@@ -37,7 +37,7 @@ def base(folder: Path) -> Path:
     from conftest import TREE_CLASSES, write_tree
 
     from lookupvit import create_model
-    from lookupvit.model.weights_file import save_weights
+    from lookupvit.weights.file import save_weights
 
     write_tree(folder / "tree", TREE_CLASSES, {"train": 1, "val": 1})
     model = create_model(_NAME, num_classes=3, img_size=32, compressed_size=(2, 2), **_ARGS)
@@ -120,8 +120,8 @@ checkpoint("motion writes", of_class("MotionDataModule", root="written"))
 checkpoint("scenes write", of_class("ScenesDataModule", root="written"))
 checkpoint("corruptions write", of_class("CIFAR10CDataModule", root="tree", corrupted="written"))
 checkpoint("archive unpacks", of_class("CIFAR10DataModule", root="written", archive="victim"))
-for name, path in {"os": "os.system", "ours": "lookupvit.cli.main", "builtin": "builtins.eval", "number": 7,
-                   "nested": "datamodules.webdataset.gopen", "up": "../evil.Data"}.items():  # fmt: skip
+for name, path in {"os": "os.system", "ours": "lookupvit.cli.main.main", "builtin": "builtins.eval", "number": 7,
+                   "nested": "datamodules.shards.datamodule.gopen", "up": "../evil.Data"}.items():  # fmt: skip
     checkpoint(f"class {name}", of_class(path, root="x"))
 checkpoint("task outside", lambda c: c.update(task="evil.Task"))
 checkpoint("task inner", lambda c: c["hyper_parameters"].update(_class_path="evil.Task"))
@@ -214,7 +214,7 @@ def _sharded_part() -> list[str]:
 def _removes() -> Callable[[], str]:
     import torch
 
-    from lookupvit.checkpoint_io import AtomicCheckpointIO
+    from lookupvit.checkpoints.atomic import AtomicCheckpointIO
 
     path = f"{Path.cwd()}/run/../victim"
     for folder in ({}, {"dirpath": f"{Path.cwd()}/run"}):

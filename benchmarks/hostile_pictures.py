@@ -14,7 +14,7 @@ def image(name: str, content: Callable[[], bytes], ending: str = "jpg") -> None:
 
     @case(f"image {name}")
     def make() -> Callable[[], str]:
-        from datamodules.image_decode import decode_bytes, decode_rgb
+        from datamodules.images.decode import decode_bytes, decode_rgb
 
         Path(f"evil.{ending}").write_bytes(content())
         answers = [attempt(lambda: decode_rgb(f"evil.{ending}")), attempt(lambda: decode_bytes(content(), "evil"))]
@@ -67,7 +67,7 @@ def video(name: str, text: str | bytes, ending: str = "mp4") -> None:
     def make() -> Callable[[], str]:
         from video_files import write
 
-        from datamodules.video_io import open_video
+        from datamodules.video.decode import open_video
 
         write(Path("inner.mp4"), 4)
         Path(f"evil.{ending}").write_bytes(text if isinstance(text, bytes) else text.encode())

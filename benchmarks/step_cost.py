@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 
 from datamodules import DemoDataModule
 from lookupvit.callbacks import LastCheckpoint, SkipNonFinite, StabilityMonitor
-from lookupvit.checkpoint_io import AtomicCheckpointIO
+from lookupvit.checkpoints.atomic import AtomicCheckpointIO
 from lookupvit.tasks import ClassificationTask
 
 ROOT = Path(__file__).resolve().parents[1]

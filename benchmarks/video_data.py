@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.video_dataset import VideoDataset
-from datamodules.video_io import open_video
-from datamodules.video_sampling import FrameSampler
+from datamodules.video.dataset import VideoDataset
+from datamodules.video.decode import open_video
+from datamodules.video.sampling import FrameSampler
 from lookupvit.bench.report import Report, environment
 
 ENDINGS = (".avi", ".mp4", ".mkv", ".webm", ".mov")

@@ -18,10 +18,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lookupvit.analysis.cost import count_macs
-from lookupvit.bench.main import OneLineParser
 from lookupvit.bench.report import Report, environment
-from lookupvit.cli_errors import USER_ERRORS, one_line
-from lookupvit.cli_lightning import run
+from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.errors import USER_ERRORS, one_line
+from lookupvit.cli.fit import run
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "experiments"
 

@@ -1,17 +1,17 @@
 """LightningDataModules, and the data sets and transforms below them; they know nothing of the models."""
 
-from datamodules.cifar10 import CIFAR10DataModule
-from datamodules.cifar10c import CIFAR10CDataModule
-from datamodules.coco import COCOCaptionsDataModule
-from datamodules.demo import DemoDataModule
-from datamodules.imagenet import ImageFolderDataModule, ImageNetDataModule
-from datamodules.imagenet21k import ImageNet21kDataModule
-from datamodules.imagenet_robustness import ImageNetRobustnessDataModule
-from datamodules.kinetics import KineticsDataModule
-from datamodules.motion import MotionDataModule
-from datamodules.scenes import ScenesDataModule
-from datamodules.ssv2 import SSv2DataModule
-from datamodules.webdataset import WebDatasetDataModule
+from datamodules.captions.coco import COCOCaptionsDataModule
+from datamodules.demos.motion import MotionDataModule
+from datamodules.demos.scenes import ScenesDataModule
+from datamodules.demos.shapes import DemoDataModule
+from datamodules.images.cifar10 import CIFAR10DataModule
+from datamodules.images.imagenet import ImageFolderDataModule, ImageNetDataModule
+from datamodules.images.imagenet21k import ImageNet21kDataModule
+from datamodules.robustness.cifar10c import CIFAR10CDataModule
+from datamodules.robustness.imagenet import ImageNetRobustnessDataModule
+from datamodules.shards.datamodule import WebDatasetDataModule
+from datamodules.video.kinetics import KineticsDataModule
+from datamodules.video.ssv2 import SSv2DataModule
 
 __all__ = [
     "CIFAR10CDataModule",

@@ -8,18 +8,18 @@ __version__ = "0.1.0"
 
 # Imported at first use, so that `lookupvit --help` need not wait for torch.
 _WHERE = {
-    "LookupViT": "lookupvit.model.backbone",
-    "LookupViViT": "lookupvit.model.video",
-    "Tokens": "lookupvit.model.backbone",
-    "ViT": "lookupvit.model.baseline",
-    "ViViT": "lookupvit.model.video_baseline",
+    "LookupViT": "lookupvit.model.lookupvit",
+    "LookupViViT": "lookupvit.model.video.lookupvivit",
+    "Tokens": "lookupvit.model.lookupvit",
+    "ViT": "lookupvit.model.vit",
+    "ViViT": "lookupvit.model.video.vivit",
     "create_model": "lookupvit.model.zoo",
     "list_models": "lookupvit.model.zoo",
-    "load_model": "lookupvit.model.loading",
-    "load_weights": "lookupvit.model.weights",
-    "save_weights": "lookupvit.model.weights_file",
-    "warm_start": "lookupvit.model.warm_start",
-    "export_model": "lookupvit.export",
+    "load_model": "lookupvit.interop.load_model",
+    "load_weights": "lookupvit.weights.load",
+    "save_weights": "lookupvit.weights.file",
+    "warm_start": "lookupvit.interop.warm_start",
+    "export_model": "lookupvit.interop.export",
 }
 __all__ = [*_WHERE, "__version__"]
 
@@ -35,6 +35,6 @@ def __dir__() -> list[str]:
 
 
 if "timm" in modules:  # timm.create_model("lookupvit_...") works after both imports, in either order
-    import_module("lookupvit.model.timm_registry")
+    import_module("lookupvit.interop.timm_registry")
 else:
     import_module("lookupvit.after_timm").install()

@@ -2,7 +2,7 @@
 
 import sys
 
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

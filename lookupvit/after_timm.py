@@ -34,7 +34,7 @@ class _AfterTimm(MetaPathFinder):
             execute(module)
             if self in sys.meta_path:
                 sys.meta_path.remove(self)
-            import_module("lookupvit.model.timm_registry")
+            import_module("lookupvit.interop.timm_registry")
 
         spec.loader.exec_module = exec_module
         return spec

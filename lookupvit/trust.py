@@ -1,4 +1,6 @@
-"""What a file may say: the one home of the rules for checkpoints and exported folders (data: `datamodules.untrusted`).
+"""What a file may say: the one home of the rules for checkpoints and exported folders.
+
+The rules for data are in `datamodules.loading.untrusted`.
 
 A checkpoint says which model of this project it holds, with which plain arguments, and which data of this project it
 was trained on. It chooses no class outside the project, no command, no address, no folder to write to, and nothing out

@@ -7,10 +7,10 @@ import torch
 import yaml
 from conftest import TREE_CLASSES, write_tree
 
-from datamodules.cifar10 import CLASSES
-from datamodules.motion import render_motion
+from datamodules.demos.motion import render_motion
+from datamodules.images.cifar10 import CLASSES
 from lookupvit import ViT, create_model, save_weights
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PIECES = sorted((CONFIGS / "base").glob("*.yaml"))
@@ -43,7 +43,7 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
 
 def tiny_captions(file: Path, folder: Path) -> list[str]:
     """As `tiny_data`: rendered scenes, and for a frozen encoder a checkpoint to start from."""
-    from datamodules.scenes import render_scenes
+    from datamodules.demos.scenes import render_scenes
 
     counts = {"train_images": 2, "val_images": 1, "size": 32}
     root = ["--data.root", str(folder / "scenes"), "--model.decoder", "{depth: 1, num_heads: 2}"]
@@ -63,7 +63,7 @@ def tiny_captions(file: Path, folder: Path) -> list[str]:
 def test_configuration_runs_one_step(
     file: Path, image_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("datamodules.imagenet21k.wnids_of", lambda subset: list(TREE_CLASSES))
+    monkeypatch.setattr("datamodules.images.imagenet21k.wnids_of", lambda subset: list(TREE_CLASSES))
     argv = ["fit", "--config", str(file), "--config", str(CONFIGS / "base" / "cpu.yaml")]
     argv += [*tiny_data(file, image_tree, tmp_path), "--data.batch_size", "2", "--data.num_workers", "0"]
     video = "video" in f"{file.parent.name} {file.stem}"

@@ -15,10 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
-from datamodules.image_folder import CorruptImageError, decode_rgb
-from lookupvit.checkpoint_io import AtomicCheckpointIO
-from lookupvit.cli import main
-from lookupvit.cli_checkpoint import find_checkpoint, load
+from datamodules.images.folder import CorruptImageError, decode_rgb
+from lookupvit.checkpoints.atomic import AtomicCheckpointIO
+from lookupvit.checkpoints.find import find_checkpoint, load
+from lookupvit.cli.main import main
 
 QUICK = {"config": 12, "image": 8, "checkpoint": 8}
 ALL = {"config": 300, "image": 100, "checkpoint": 100}

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from datamodules.untrusted import inside
+from datamodules.loading.untrusted import inside
 from lookupvit import trust
-from lookupvit.cli import main
-from lookupvit.cli_checkpoint import CLASSES
-from lookupvit.model.weights_file import save_weights
+from lookupvit.cli.common.stored import CLASSES
+from lookupvit.cli.main import main
 from lookupvit.model.zoo import create_model
+from lookupvit.weights.file import save_weights
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "hostile.py"
 CPU = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.enable_progress_bar=false", "--output_dir=out"]
@@ -27,7 +27,8 @@ def checkpoint(tmp_path: Path, image_tree: Path, monkeypatch: pytest.MonkeyPatch
     save_weights(create_model("lookupvit_tiny_patch16_224", num_classes=3, img_size=32, **args), "last.ckpt")
     content = torch.load("last.ckpt", weights_only=True)
     data = {"root": str(image_tree), "img_size": 32, "num_workers": 0, "batch_size": 2}
-    return {**content, "data_config": {"class_path": "datamodules.imagenet.ImageFolderDataModule", "init_args": data}}
+    kind = "datamodules.images.imagenet.ImageFolderDataModule"
+    return {**content, "data_config": {"class_path": kind, "init_args": data}}
 
 
 def test_hostile(checkpoint: dict) -> None:
@@ -62,7 +63,7 @@ def test_a_checkpoint_alone_still_tests(checkpoint: dict) -> None:
 def test_local_shards_of_a_checkpoint_and_a_pipe_of_the_user(checkpoint: dict, image_tree: Path) -> None:
     assert main(["make-shards", str(image_tree), "my shards", "--split", "val"]) == 0
     data = {"root": "my shards", "img_size": 32, "num_workers": 0, "batch_size": 2}
-    checkpoint["data_config"] = {"class_path": "datamodules.webdataset.WebDatasetDataModule", "init_args": data}
+    checkpoint["data_config"] = {"class_path": "datamodules.shards.datamodule.WebDatasetDataModule", "init_args": data}
     torch.save(checkpoint, "mine.ckpt")
     assert main(["test", "--ckpt_path", "mine.ckpt", *CPU]) == 0
     Path("my shards").rename("shards")
@@ -128,7 +129,7 @@ def test_marks_tell_the_checkpoints_word_from_the_users() -> None:
 def test_a_sharded_index_of_torch_passes(tmp_path: Path) -> None:
     from torch.distributed import checkpoint as dcp
 
-    from lookupvit.sharded_checkpoint import check_sharded
+    from lookupvit.checkpoints.sharded import check_sharded
 
     dcp.save({"w": torch.ones(3), "lr": 0.1, "names": ["a"]}, checkpoint_id=tmp_path, no_dist=True)
     check_sharded(tmp_path)

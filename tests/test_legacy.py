@@ -11,7 +11,7 @@ import torch
 
 from datamodules import DemoDataModule
 from lookupvit import load_model
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 LEGACY = Path(__file__).parent / "legacy"
 EXPECTED = json.loads((LEGACY / "expected.json").read_text())
@@ -55,7 +55,7 @@ def test_a_cascade_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_the_block_named_by_sharding_policies_is_found() -> None:
-    policy = {"auto_wrap_policy": ["lookupvit.model.blocks.LookupViTBlock"], "state_dict_type": "full"}
+    policy = {"auto_wrap_policy": ["lookupvit.model.block.LookupViTBlock"], "state_dict_type": "full"}
     strategy = {"class_path": "lightning.pytorch.strategies.FSDPStrategy", "init_args": policy}
     argv = ["fit", "--config", str(LEGACY / "classification.yaml"), "--trainer.strategy", json.dumps(strategy)]
     with pytest.raises(SystemExit) as stop:

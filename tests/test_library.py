@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from lookupvit import LookupViT, ViT, save_weights
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 DOC = Path(__file__).parents[1] / "docs" / "LIBRARY.md"
 TINY = {"img_size": 32, "patch_size": 4, "num_classes": 3, "embed_dim": 24, "depth": 1, "num_heads": 2}

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from datamodules.ssv2 import SSv2DataModule
-from datamodules.transforms import transform_options
-from lookupvit.cli_config import expand_includes
+from datamodules.images.transforms import transform_options
+from datamodules.video.ssv2 import SSv2DataModule
+from lookupvit.cli.common.includes import expand_includes
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "RECIPES.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "REPRODUCTION.md").read_text()
@@ -40,4 +40,4 @@ def test_files_and_options_that_are_named_exist() -> None:
     for file in re.findall(r"(?:configs/[\w/]+(?:\.yaml)?)", TEXT):
         assert (ROOT / file).exists(), file
     for option in ("reuse", "cross_norm", "antialias", "head", "path"):
-        assert f"{option}:" in (ROOT / "lookupvit/model/backbone.py").read_text()
+        assert f"{option}:" in (ROOT / "lookupvit/model/lookupvit.py").read_text()

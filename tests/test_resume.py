@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from datamodules import MotionDataModule
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 CONFIG = """
 trainer: {{accelerator: cpu, max_epochs: 3, log_every_n_steps: 1, enable_progress_bar: false, gradient_clip_val: 1.0}}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 
 BASE = Path(__file__).parents[1] / "configs" / "base"
 CONFIG = """

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from datamodules import ImageFolderDataModule
 from lookupvit.callbacks import SkipNonFinite
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 from lookupvit.tasks import ClassificationTask
 
 

@@ -22,10 +22,10 @@ CORE = [
     "tests/model",
     "tests/tasks",
     "tests/test_resume.py",
-    "tests/datamodules/test_resumable.py",
+    "tests/datamodules/loading/test_resumable.py",
     "tests/analysis/test_cost.py",
     "tests/bench/test_tome.py",
-    "tests/test_cli_cost.py",
+    "tests/cli/test_cost.py",
 ]
 COLUMNS = ("stack", "torch", "torchvision", "passed", "failed", "skipped", "seconds")
 

@@ -12,11 +12,11 @@ Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads, A 
 
 from math import prod
 
+from lookupvit.grid import check_compressed_size, grid_of, to_2tuple
 from lookupvit.model.attention import FEW_TOKENS
-from lookupvit.model.backbone import LookupViT, to_2tuple
-from lookupvit.model.baseline import ViT
-from lookupvit.model.grid import check_compressed_size, grid_of
-from lookupvit.model.paths import Paths, choose_paths
+from lookupvit.model.lookupvit import LookupViT
+from lookupvit.model.products.paths import Paths, choose_paths
+from lookupvit.model.vit import ViT
 
 BYTES = 4  # of one value in fp32
 

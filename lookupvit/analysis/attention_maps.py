@@ -12,11 +12,10 @@ from math import log, prod
 import torch
 from torch import Tensor, nn
 
-from lookupvit.model.backbone import Tokens
-from lookupvit.model.baseline import ViT
-from lookupvit.model.blocks import LookupViTBlock
-from lookupvit.model.grid import resize_tokens
-from lookupvit.model.video_baseline import ViViT
+from lookupvit.grid import Tokens, resize_tokens
+from lookupvit.model.block import LookupViTBlock
+from lookupvit.model.video.vivit import ViViT
+from lookupvit.model.vit import ViT
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from math import prod
 import torch
 from torch import nn
 
-from lookupvit.model.backbone import LookupViT, to_2tuple
-from lookupvit.model.baseline import ViT
+from lookupvit.grid import check_compressed_size, grid_of, to_2tuple
 from lookupvit.model.flops import count_call_macs
-from lookupvit.model.grid import check_compressed_size, grid_of
-from lookupvit.model.paths import choose_paths
+from lookupvit.model.lookupvit import LookupViT
+from lookupvit.model.products.paths import choose_paths
+from lookupvit.model.vit import ViT
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -14,8 +14,8 @@ from lookupvit.bench.memory import peak_bytes, saved_bytes
 from lookupvit.bench.report import Report
 from lookupvit.bench.suites import MIB, machine_of, new_report, timing_columns
 from lookupvit.bench.timing import interleave, timer_for
-from lookupvit.model.blocks import LookupViTBlock
-from lookupvit.model.checks import PATHS, check_choice, check_heads
+from lookupvit.checks import PATHS, check_choice, check_heads
+from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.flops import count_call_macs
 
 BASELINE = "ViT block (timm)"

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookupvit import create_model
 from lookupvit.analysis.cost import count_macs
 from lookupvit.bench.tome import ToMe
+from lookupvit.grid import check_compressed_size
 from lookupvit.model.flops import count_call_macs
-from lookupvit.model.grid import check_compressed_size
-from lookupvit.model.zoo import list_models
+from lookupvit.model.zoo import create_model, list_models
 
 BASELINE = "ViT (timm)"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

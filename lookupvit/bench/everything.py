@@ -57,7 +57,7 @@ def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], list[str]]
         if suite != "data":
             rest += ["--dtype", args.dtype, "--precision", args.precision]
             rest += ["--threads", str(args.threads)] if args.threads else []
-            run[name] = ["-m", "lookupvit.bench", suite, *rest]
+            run[name] = ["-m", "lookupvit", "bench", suite, *rest]
         elif not data.is_file():
             notes.append(f"{name} was left out: benchmarks/data.py is in the repository, not in the installed package")
         elif name == "data_jpegs" and not args.jpegs:

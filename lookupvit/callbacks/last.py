@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 
 from lookupvit.callbacks.flags import Later
-from lookupvit.checkpoint_io import LAST
+from lookupvit.checkpoints.atomic import LAST
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)

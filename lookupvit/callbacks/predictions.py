@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 
 from lookupvit.callbacks.writer import TwoFilesWriter
-from lookupvit.model.grid import size_name
+from lookupvit.grid import size_name
 
 
 class PredictionWriter(TwoFilesWriter):

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 
-from datamodules.resumable import run_seed
+from datamodules.loading.resumable import run_seed
 
 
 class ExactResume(Callback):

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from lookupvit.model.blocks import LookupViTBlock
+from lookupvit.model.block import LookupViTBlock
 
 _IMAGES = 2  # of a batch; enough for a curve
 

@@ -6,7 +6,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from lookupvit.analysis.cost import count_macs, count_parameters
-from lookupvit.model.grid import size_name
+from lookupvit.grid import size_name
 
 
 class RunSummary(Callback):

@@ -14,6 +14,7 @@ import torch
 
 from lookupvit.checkpoints.files import check_type, parsed, read_json, read_onnx, read_safetensors, read_torch
 from lookupvit.checkpoints.pixels import Pixels
+from lookupvit.sizes import MODELS, name_for
 from lookupvit.trust import printable
 
 SAFETENSORS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
@@ -212,14 +213,12 @@ def _of_folder(path: Path) -> Contents:
 
 
 def _old_description(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    from lookupvit.model.zoo import name_for  # the models know this module
-
     config = dict(config)
     kinds, labels = config.pop("architectures", None), _mapping(config, "id2label", path)
     config.pop("id2label", None)
     if not (isinstance(kinds, list) and kinds and isinstance(kinds[0], str)):
         return {}
-    name = name_for(kinds[0], config)
+    name = name_for([kinds[0]], config)
     if name is None:
         raise ValueError(f"{path} holds a {kinds[0][:80]}, which is no model of this project")
     given = {key: config.pop(key) for key in OWN_ARGUMENTS if key in config}
@@ -244,9 +243,7 @@ def _sizes_of(hyper: dict[str, Any]) -> list[Size] | None:
         return None
     size = hyper.get("compressed_size") or (hyper.get("args") or {}).get("compressed_size")
     if size is None:
-        from lookupvit.model.zoo import default_argument  # the models know this module
-
-        size = default_argument(hyper["name"], "compressed_size")
+        size = MODELS.get(hyper["name"], ("", {}))[1].get("compressed_size")
     return None if size is None else _sizes([size], "the checkpoint", "compressed_size")
 
 

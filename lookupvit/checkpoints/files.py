@@ -2,11 +2,14 @@
 
 import json
 import re
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from lookupvit import trust
 
@@ -73,3 +76,14 @@ def read_torch(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
     return content
+
+
+def as_checkpoint(described: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A Lightning checkpoint of a model that another format holds.
+
+    Args:
+        described: from `Contents.description`.
+        state: the model's tensors by its own names.
+    """
+    named = {f"model.{name}": value for name, value in state.items()}
+    return {"pytorch-lightning_version": version("lightning"), **described, "state_dict": named}

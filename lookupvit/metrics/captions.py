@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
-from lookupvit.metrics.ptb import one_line, tokenize, without_punctuation
+from lookupvit.metrics.ptb.tokenize import one_line, tokenize, without_punctuation
 
 METRICS = ("cider", "bleu", "rouge", "meteor")
 _JAVA_SECONDS = 600

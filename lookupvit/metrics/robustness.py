@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.classification import binary_average_precision
 from torchmetrics.utilities import dim_zero_cat
 
-from datamodules.test_sets import TestSet
+from datamodules.robustness.sets import TestSet
 
 # Top-1 error of AlexNet on each corruption of ImageNet-C, mean over the severities (arXiv 1903.12261).
 ALEXNET_ERRORS = {

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lookupvit.model.absorbed import absorbed_infusion, absorbed_scores, absorbed_values
-from lookupvit.model.checks import check_path
-from lookupvit.model.paths import Paths, choose_paths
-from lookupvit.model.tiled import TiledGather, TiledInfusion
-from lookupvit.model.unwrapped import unwrapped
+from lookupvit.checks import check_path
+from lookupvit.model.products.absorbed import absorbed_infusion, absorbed_scores, absorbed_values
+from lookupvit.model.products.paths import Paths, choose_paths
+from lookupvit.model.products.tiled import TiledGather, TiledInfusion
+from lookupvit.model.products.unwrapped import unwrapped
 
 # Up to so many tokens times head width, the products themselves are faster on a CPU than torch's fused attention, whose
 # blocks are larger than the problem: 1.1 to 2.3 times at 3x3, docs/PERFORMANCE.md.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from lookupvit.model.checks import check_choice
+from lookupvit.checks import check_choice
 
 TOKENS = ("compressed", "lookup")
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from torch import nn
 
 from lookupvit.analysis.budget import fit_budget
-from lookupvit.analysis.cascade import Cascade
-from lookupvit.analysis.cascade_file import check_belongs
+from lookupvit.analysis.cascade.cascade import Cascade
+from lookupvit.analysis.cascade.file import check_belongs
 from lookupvit.checkpoints.contents import Contents, Size, size_text
 from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.checkpoints.pixels import Pixels, pixels_of

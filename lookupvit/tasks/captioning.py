@@ -16,8 +16,8 @@ from torchmetrics import MeanMetric
 
 from lookupvit.callbacks.captions import CaptionPictures, CaptionWriter
 from lookupvit.metrics.captions import CaptionMetrics
-from lookupvit.model.captioner import Captioner
-from lookupvit.model.generation import Caption, Generation, generate
+from lookupvit.model.caption.captioner import Captioner
+from lookupvit.model.caption.generation import Caption, Generation, generate
 from lookupvit.tasks.base import check
 from lookupvit.tasks.captioning_setup import CaptionerSetup
 from lookupvit.tasks.sampling import Size, check_sizes, draw_size
@@ -50,7 +50,7 @@ class CaptioningTask(CaptionerSetup):
             all that there are of a ViT.
         memory_positions: Tell the decoder where each of these tokens lies, by sines and cosines added to it.
         args: Further arguments of `lookupvit.create_model`.
-        decoder: Arguments of `lookupvit.model.decoder.Decoder`, such as `{"depth": 6, "num_heads": 12}`.
+        decoder: Arguments of `lookupvit.model.caption.decoder.Decoder`, such as `{"depth": 6, "num_heads": 12}`.
         vocab_size: Tokens of the vocabulary; None takes it from the data's tokenizer, as one should.
         freeze_encoder: The encoder does not learn; it needs `encoder_ckpt` then.
         encoder_lr: Highest learning rate of an encoder that learns; None: `lr`. It follows the same schedule.
@@ -59,8 +59,8 @@ class CaptioningTask(CaptionerSetup):
         feature_cache: Folder for the frozen encoder's features of the training images, which are then computed once;
             needs data without augmentation.
         label_smoothing: Weight of the uniform distribution mixed into the targets.
-        generation: How captions are written in `test` and `predict`, see `lookupvit.model.generation.Generation`; beam
-            search of width 3 by default.
+        generation: How captions are written in `test` and `predict`, see
+            `lookupvit.model.caption.generation.Generation`; beam search of width 3 by default.
         val_generation: The same for validation; greedy by default.
         metrics: Out of `"cider"`, `"bleu"`, `"rouge"`, `"meteor"`.
         java: Tokenise for the metrics with the official Java program, where Java is installed.

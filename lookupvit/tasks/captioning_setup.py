@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 
-from datamodules.resumable import derived_seed, run_seed
-from datamodules.tokenizer import Tokenizer
+from datamodules.captions.tokenizer import Tokenizer
+from datamodules.loading.resumable import derived_seed, run_seed
 from lookupvit.checkpoints.contents import read_contents
 from lookupvit.checkpoints.pixels import Pixels, pixels_of, timm_pixels
-from lookupvit.model.captioner import Captioner
-from lookupvit.model.generation import Special
-from lookupvit.model.warm_start import initialise
+from lookupvit.interop.warm_start import initialise
+from lookupvit.model.caption.captioner import Captioner
+from lookupvit.model.caption.generation import Special
 from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.encoder_weights import fold_into_encoder, load_encoder
 from lookupvit.tasks.feature_cache import Features, cache_path, write_features

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 
 from lookupvit.analysis.budget import largest_size
-from lookupvit.analysis.cascade import Cascade
-from lookupvit.model.backbone import Tokens
-from lookupvit.model.grid import check_compressed_size
+from lookupvit.analysis.cascade.cascade import Cascade
+from lookupvit.grid import Tokens, check_compressed_size
 from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.tasks.base import check
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from lookupvit.checkpoints.contents import Contents, read_contents
 from lookupvit.checkpoints.pixels import Pixels, fold_normalisation, pixels_of
-from lookupvit.model.backbone import LookupViT
-from lookupvit.model.claims import check_claims
-from lookupvit.model.grid import grid_of, resize_tokens, size_name
-from lookupvit.model.loading import build_model
+from lookupvit.grid import grid_of, resize_tokens, size_name
+from lookupvit.interop.claims import check_claims
+from lookupvit.interop.load_model import build_model
+from lookupvit.model.lookupvit import LookupViT
 from lookupvit.tasks.optim import clean_name
 
 _POSITIONS = ("embed.pos_embed", "vit.pos_embed")

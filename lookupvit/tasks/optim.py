@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from lookupvit.model.vit_state import common_name
+from lookupvit.weights.vit_names import common_name
 
 # What wrappers put in front of a parameter's name.
 _WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.", "module.")

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lookupvit.model.grid import size_name
+from lookupvit.grid import size_name
 from lookupvit.tasks.sampling import Size
 
 STAGES = ("val", "test")

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from datamodules.test_sets import TestSet
+from datamodules.robustness.sets import TestSet
+from lookupvit.grid import size_name
 from lookupvit.metrics.robustness import RobustnessScores
-from lookupvit.model.grid import size_name
 from lookupvit.tasks.sampling import Size
 from lookupvit.tasks.scores import mean_logits
 

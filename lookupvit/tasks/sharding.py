@@ -5,7 +5,7 @@ from timm.models.vision_transformer import Block
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 
-from lookupvit.model.blocks import LookupViTBlock
+from lookupvit.model.block import LookupViTBlock
 
 BLOCKS = (LookupViTBlock, Block)
 STEPS = ("training_step", "validation_step", "test_step", "predict_step")

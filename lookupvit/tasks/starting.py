@@ -6,14 +6,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lookupvit.checkpoints.pixels import Pixels
-from lookupvit.model.backbone import Tokens
-from lookupvit.model.resize_weights import resize_positions
-from lookupvit.model.warm_start import initialise
-from lookupvit.model.weights_file import Weights, facts, with_facts
+from lookupvit.grid import Tokens
+from lookupvit.interop.warm_start import initialise
 from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.losses import distillation_loss
 from lookupvit.tasks.optim import check_freeze, freeze_layers
 from lookupvit.tasks.teacher import Lesson, Teacher, feature_loss, pooled
+from lookupvit.weights.file import Weights, facts, with_facts
+from lookupvit.weights.resize import resize_positions
 
 _POSITIONS = ("model.embed.pos_embed", "model.vit.pos_embed")
 

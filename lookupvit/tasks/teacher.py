@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from lookupvit.checkpoints.contents import read_contents
 from lookupvit.checkpoints.pixels import Pixels, pixels_of, timm_pixels
-from lookupvit.model.backbone import Tokens
-from lookupvit.model.loading import load_model
+from lookupvit.grid import Tokens
+from lookupvit.interop.load_model import load_model
 from lookupvit.tasks.belonging import say
 
 

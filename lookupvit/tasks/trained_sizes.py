@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from lookupvit.analysis.cascade import Cascade
+from lookupvit.analysis.cascade.cascade import Cascade
 from lookupvit.checkpoints.contents import TRAINED_SIZES, contents_of
 from lookupvit.tasks.belonging import check_cascade, choose_size, say_untrained
 from lookupvit.tasks.sampling import Size

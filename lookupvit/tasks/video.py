@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lookupvit.grid import size_name
 from lookupvit.metrics.multiview import MultiViewAccuracy, top_k_accuracy
-from lookupvit.model.grid import size_name
 from lookupvit.model.zoo import model_arguments
 from lookupvit.tasks.base import check
 from lookupvit.tasks.classification import ClassificationTask

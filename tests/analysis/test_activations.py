@@ -5,9 +5,9 @@ import torch
 
 from lookupvit.analysis.activations import activation_bytes, cross_attention_values, vit_activation_bytes
 from lookupvit.bench.memory import saved_bytes
-from lookupvit.model.backbone import LookupViT
-from lookupvit.model.baseline import ViT
-from lookupvit.model.paths import Paths
+from lookupvit.model.lookupvit import LookupViT
+from lookupvit.model.products.paths import Paths
+from lookupvit.model.vit import ViT
 
 SMALL = {"img_size": (28, 20), "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 10}
 

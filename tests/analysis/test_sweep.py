@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from lookupvit import create_model
+from lookupvit.analysis.cascade.study import study_cascade
 from lookupvit.analysis.sweep import Subject, accuracy, collect_logits, contrast, halves, hits, spread
-from lookupvit.analysis.sweep_cascade import study_cascade
 from lookupvit.analysis.sweep_plots import Point, Series, _label_points, macs_unit, plot_accuracy
 
 TINY = {"num_classes": 7, "embed_dim": 12, "depth": 2, "num_heads": 2, "patch_size": 8}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from datamodules import ImageFolderDataModule
-from datamodules.demo import render_demo
+from datamodules.demos.shapes import render_demo
 from lookupvit.bench.report import Report
 
 

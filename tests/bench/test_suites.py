@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from lookupvit.analysis.cost import count_macs
-from lookupvit.bench import bench_main, everything
 from lookupvit.bench.cases import BASELINE, Settings, image_cases
 from lookupvit.bench.gpu import best_batch
-from lookupvit.bench.main import main, parser
 from lookupvit.bench.suites import place
+from lookupvit.cli.bench import bench_main, everything, main, parser
 
 TINY = {"embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 7}
 REPO = Path(__file__).resolve().parents[2]
@@ -86,7 +85,7 @@ def test_profile(tmp_path, suite):
 
 def test_gpu_program_needs_little_and_runs_on_a_cpu(tmp_path):
     blocked = "import sys; sys.modules.update(dict.fromkeys(('rich', 'lightning', 'matplotlib', 'torchmetrics')))"
-    code = f"{blocked}; from lookupvit.bench import bench_main; bench_main(sys.argv[1:])"
+    code = f"{blocked}; from lookupvit.cli.bench import bench_main; bench_main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "gpu", "--device", "cpu", "--quick", "--output", str(tmp_path)]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -11,8 +11,8 @@ from conftest import write_image
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
 
 from datamodules import ImageFolderDataModule, KineticsDataModule, SSv2DataModule
-from datamodules.coco import COCOCaptionsDataModule
-from datamodules.tokenizer import train_tokenizer
+from datamodules.captions.coco import COCOCaptionsDataModule
+from datamodules.captions.tokenizer import train_tokenizer
 from lookupvit.callbacks.captions import CaptionWriter
 from lookupvit.callbacks.predictions import PredictionWriter
 from lookupvit.tasks import CaptioningTask, ClassificationTask, VideoTask

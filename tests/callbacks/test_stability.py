@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from datamodules import ImageFolderDataModule
 from lookupvit.callbacks import NonFiniteError, SkipNonFinite, StabilityMonitor
 from lookupvit.callbacks.stability import attention_spread
-from lookupvit.model.blocks import LookupViTBlock
+from lookupvit.model.block import LookupViTBlock
 from lookupvit.tasks import ClassificationTask
 
 

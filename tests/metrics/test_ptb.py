@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lookupvit.metrics.captions import java_tokenize
-from lookupvit.metrics.ptb import tokenize
+from lookupvit.metrics.ptb.tokenize import tokenize
 
 sys.path.insert(0, str(Path(__file__).parent))
 from make_ptb_golden import digest, draw

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from datamodules.corruptions import CORRUPTIONS
-from datamodules.test_sets import TestSet
+from datamodules.robustness.corruptions import CORRUPTIONS
+from datamodules.robustness.sets import TestSet
 from lookupvit.metrics.multiview import MultiViewAccuracy
 from lookupvit.metrics.robustness import ALEXNET_ERRORS, RobustnessScores, corruption_errors
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lookupvit import LookupViT
-from lookupvit.model.grid import resize_tokens
+from lookupvit.grid import resize_tokens
 
 
 @pytest.mark.parametrize("path", ["plain", "absorbed", "tiled"])

@@ -9,11 +9,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from datamodules.scene_language import check_caption
-from datamodules.scenes import ScenesDataModule, load_scenes, render_scenes
-from datamodules.tokenizer import Tokenizer, train_tokenizer
+from datamodules.captions.tokenizer import Tokenizer, train_tokenizer
+from datamodules.demos.scene_language import check_caption
+from datamodules.demos.scenes import ScenesDataModule, load_scenes, render_scenes
 from lookupvit import create_model, save_weights
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 from lookupvit.tasks import CaptioningTask, ClassificationTask
 
 warnings.filterwarnings("ignore", module="lightning")

@@ -12,8 +12,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tasks.test_classification import LOOKUP, TINY, VIT, loader, make, trainer
 
-from lookupvit.analysis.cascade import Cascade
-from lookupvit.analysis.confidence import confidence
+from lookupvit.analysis.cascade.cascade import Cascade
+from lookupvit.analysis.cascade.confidence import confidence
 from lookupvit.analysis.cost import count_macs
 from lookupvit.tasks.sampling import draw_size, sandwich_sizes
 

@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from datamodules import CIFAR10CDataModule, ImageFolderDataModule
-from datamodules.cifar10 import CLASSES
+from datamodules.images.cifar10 import CLASSES
 from lookupvit.callbacks.robustness import RobustnessTable, summary_table
 from lookupvit.tasks import ClassificationTask
 

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, TensorDataset
 
 from lookupvit import LookupViT, ViT, create_model, load_model, save_weights
-from lookupvit.cli import main
+from lookupvit.cli.main import main
 from lookupvit.tasks import ClassificationTask, VideoTask
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}

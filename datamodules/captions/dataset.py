@@ -1,0 +1,195 @@
+"""Images with captions as samples and batches.
+
+Letters: B batch, H, W height and width, T tokens of the longest caption of a batch, M, D tokens and width of features.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.captions.index import Captioned
+from datamodules.captions.tokenizer import Tokenizer
+from datamodules.images.folder import ImagesToPredict, LabelledImages
+from datamodules.images.transforms import Pipeline
+from datamodules.loading.resumable import training_loader
+from datamodules.loading.workers import default_workers, leave_signals
+
+
+class Features(Protocol):
+    """What an encoder made of each training image."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        """`(M, D)` of one image."""
+
+
+class _Texts:
+    """Lists of captions in one block of memory, which forked loader processes share without copying."""
+
+    def __init__(self, lists: Sequence[Sequence[str]]) -> None:
+        texts = [text.encode(errors="replace") for captions in lists for text in captions]
+        self.block = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)
+        self.ends = torch.tensor([len(text) for text in texts]).cumsum(0)
+        self.first = torch.tensor([0, *map(len, lists)]).cumsum(0)  # of each image, then the end
+
+    def count(self, index: int) -> int:
+        """Captions of an image."""
+        return int(self.first[index + 1] - self.first[index])
+
+    def get(self, index: int, number: int) -> str:
+        """One caption of an image."""
+        place = int(self.first[index]) + number
+        start = int(self.ends[place - 1]) if place else 0
+        return self.block[start : int(self.ends[place])].numpy().tobytes().decode()
+
+    def of(self, index: int) -> list[str]:
+        """All captions of an image."""
+        return [self.get(index, number) for number in range(self.count(index))]
+
+
+class CaptionedImages(Dataset):
+    """Images with their captions; what a sample is depends on the task of the data set.
+
+    Args:
+        images: From `coco_index.read_split`.
+        pipeline: Transform of the images; a sample has what its ``sample`` part makes.
+        skip_corrupt: An image that cannot be decoded becomes None, with a warning, in place of an error.
+
+    Attributes:
+        tokenizer: For training: a sample is then `(image, token numbers of one of its captions, drawn at random)`;
+            None: a sample is `(image, image_id, captions)`.
+        context: Tokens of a caption at most.
+        features: Where set, they stand in for the images, which are not read.
+    """
+
+    def __init__(self, images: Sequence[Captioned], pipeline: Pipeline, skip_corrupt: bool = False) -> None:
+        self.ids = torch.tensor([image.image_id for image in images])
+        self.texts = _Texts([image.captions for image in images])
+        self.images = LabelledImages(
+            [(image.path, index) for index, image in enumerate(images)], pipeline.sample, skip_corrupt
+        )
+        self.tokenizer: Tokenizer | None = None
+        self.context: int | None = None
+        self.features: Features | None = None
+
+    @property
+    def skipped(self) -> list[str]:
+        """Paths of the corrupt images left out so far."""
+        return self.images.skipped
+
+    def captions(self) -> list[str]:
+        """Every caption, in order."""
+        return [text for index in range(len(self)) for text in self.texts.of(index)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...] | None:
+        if self.features is not None:
+            image = self.features[index]
+        else:
+            sample = self.images[index]
+            if sample is None:
+                return None
+            image = sample[0]
+        if self.tokenizer is None:
+            return image, int(self.ids[index]), self.texts.of(index)
+        number = int(torch.randint(self.texts.count(index), ()))
+        return image, self.tokenizer.cut(self.tokenizer.encode(self.texts.get(index, number)), self.context)
+
+
+class CollateCaptions:
+    """Samples -> one batch; the `None` of images left out is dropped.
+
+    Args:
+        pipeline: Makes the batch of the images; None: they are features, and are stacked.
+        tokenizer: Of training batches `(images (B, 3, H, W), tokens (B, T), lengths (B,))`. None: batches are
+            `(images, numbers (B,), ...)`, with a list for each further item of a sample.
+    """
+
+    def __init__(self, pipeline: Pipeline | None, tokenizer: Tokenizer | None = None) -> None:
+        self.pipeline, self.tokenizer = pipeline, tokenizer
+
+    def __call__(self, samples: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...]:
+        """Samples to a batch; `ValueError` if nothing is left of them."""
+        kept = [sample for sample in samples if sample is not None]
+        if not kept:
+            raise ValueError(
+                f"every one of the {len(samples)} images of a batch is corrupt (each was named in a warning); "
+                "repair the data set or set a larger data.batch_size"
+            )
+        images, *items = (list(column) for column in zip(*kept, strict=True))
+        batch = torch.stack(images) if self.pipeline is None else self.pipeline.stack(images)
+        if self.tokenizer is not None:
+            return (batch, *self.tokenizer.pad(items[0]))
+        return (batch, torch.tensor(items[0]), *items[1:])
+
+
+class NumberedImages(LabelledImages):
+    """Images `(image, number)` or, with further items, `(image, number, ...)`."""
+
+    def __getitem__(self, index: int) -> tuple[Any, ...] | None:
+        sample = super().__getitem__(index)
+        return None if sample is None else (sample[0], *sample[1])
+
+
+class NumberedToPredict(NumberedImages, ImagesToPredict):
+    """Images `(image, number, path)`, those that cannot be read among them, as `ImagesToPredict` has them."""
+
+
+def numbered(paths: Sequence[str]) -> list[tuple[str, tuple[int, str]]]:
+    """Samples of `NumberedImages`: each path with its number and itself.
+
+    The numbers are those that end the file names, as COCO's do, where every file has one of its own, else 0, 1, 2, ...
+    """
+    found = [re.search(r"(\d+)$", Path(path).stem) for path in paths]
+    ids = [int(number[1]) for number in found if number]
+    if len(set(ids)) < len(paths):
+        ids = list(range(len(paths)))
+    return [(path, (number, path)) for path, number in zip(paths, ids, strict=True)]
+
+
+def make_loader(
+    dataset: Dataset,
+    collate: CollateCaptions,
+    batch_size: int,
+    training: bool,
+    drop_last: bool,
+    workers: int | None,
+    persistent: bool,
+    trainer: Any = None,
+) -> DataLoader:
+    """A loader for one device.
+
+    Args:
+        dataset: Captioned or numbered images.
+        collate: Makes the batches.
+        batch_size: Images a batch.
+        training: The order is drawn anew each epoch, and a resumed run goes on at any batch.
+        drop_last: Leave out the last, smaller batch in training.
+        workers: Loader processes; None = this machine's cores divided by its devices, at most 16.
+        persistent: Keep the loader processes between epochs.
+        trainer: Lightning's Trainer, which knows the devices; None: one.
+
+    Raises:
+        ValueError: If the data do not fill one batch and nothing is left of them.
+    """
+    if workers is None:
+        workers = default_workers(trainer)
+    persistent = persistent and workers > 0
+    if training:
+        own = {"trainer": trainer, "num_workers": workers, "drop_last": drop_last}
+        return training_loader(dataset, batch_size, collate, persistent_workers=persistent, **own)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        worker_init_fn=leave_signals,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=persistent,
+    )

@@ -1,0 +1,247 @@
+"""The motion demo: ten motions, written as real video files in the layouts of Kinetics and of Something-Something.
+
+What is drawn is in ``motion_clips``; here it is written, and read back like any other videos.
+"""
+
+import csv
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from rich.progress import track
+
+from datamodules.demos.motion_clips import CLASSES, draw_clip
+from datamodules.loading.untrusted import check_may_write
+from datamodules.video.datamodule import VideoDataModule
+from datamodules.video.kinetics import KineticsDataModule
+from datamodules.video.listing import VideoList
+from datamodules.video.ssv2 import SSv2DataModule
+
+LAYOUTS = ("csv", "folders", "list", "ssv2")
+_MARKER = "motion.json"
+_VERSION = 1  # of the drawing; raise it when the clips change
+_FPS = 12
+_CODECS = {  # nearly lossless: what an encoder leaves out could tell the class
+    ".mp4": ("libx264", {"preset": "veryfast", "crf": "12"}),
+    ".webm": ("libvpx-vp9", {"deadline": "realtime", "cpu-used": "8", "crf": "12", "b": "0"}),
+}
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: int = _FPS) -> None:
+    """Write one video file.
+
+    Args:
+        path: ``.mp4`` (H.264) or ``.webm`` (VP9).
+        frames: uint8 ``(T, H, W, 3)``, even H and W.
+        fps: frames a second.
+    """
+    codec, options = _CODECS[Path(path).suffix]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1  # the same bytes everywhere
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def render_motion(
+    root: str | Path,
+    layout: str = "csv",
+    seed: int = 0,
+    train_per_class: int = 300,
+    val_per_class: int = 50,
+    size: int = 32,
+    frames: int = 16,
+) -> bool:
+    """Write the clips, and their annotations; the same for the same arguments.
+
+    Nothing is written where the same data set already lies; an interrupted run leaves no half of one.
+
+    Args:
+        root: folder to make.
+        layout: ``csv``, ``folders`` or ``list`` (Kinetics, mp4), or ``ssv2`` (webm).
+        seed: of every clip.
+        train_per_class: training clips of each of the 10 classes.
+        val_per_class: validation clips of each class.
+        size: pixels of both sides, an even number.
+        frames: of a clip.
+
+    Returns:
+        True if it was rendered, False if it was there.
+
+    Raises:
+        ValueError: the folder holds something else, or a number does not fit.
+    """
+    root = Path(root).expanduser()
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown data.layout {layout!r}: valid: {', '.join(LAYOUTS)}")
+    wanted = {"version": _VERSION, "layout": layout, "seed": seed, "train_per_class": train_per_class}
+    wanted |= {"val_per_class": val_per_class, "size": size, "frames": frames}
+    if min(train_per_class, val_per_class, size, frames) < 1 or size % 2:
+        raise ValueError(f"the motion demo needs positive numbers and an even size, got {wanted}")
+    if (root / _MARKER).is_file():
+        found = json.loads((root / _MARKER).read_text())
+        if found == wanted:
+            return False
+        raise ValueError(
+            f"the motion demo in {str(root)!r} was rendered with {found}, asked for {wanted}; "
+            "remove that folder or set another data.root"
+        )
+    if root.exists() and any(root.iterdir()):
+        raise ValueError(f"{str(root)!r} is not empty and holds no motion demo; set data.root to a new folder")
+    staging = root.with_name(root.name + ".rendering")
+    shutil.rmtree(staging, ignore_errors=True)
+    jobs = [
+        (split, label, number)
+        for split, count in enumerate((train_per_class, val_per_class))
+        for label in range(len(CLASSES))
+        for number in range(count)
+    ]
+    # a number that goes on from class to class would tell the class
+    places = np.random.default_rng(seed).permutation(len(jobs))
+    items = []
+    for (split, label, number), place in track(
+        list(zip(jobs, places.tolist(), strict=True)),
+        description=f"rendering the motion demo into {root}",
+        transient=True,
+    ):
+        path = staging / _file(layout, ("train", "val")[split], CLASSES[label], place, frames)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng([seed, split, label, number])
+        write_video(path, draw_clip(CLASSES[label], frames, size, rng))
+        items.append((("train", "val")[split], label, place, path.relative_to(staging)))
+    _annotate(staging, layout, items, frames)
+    (staging / _MARKER).write_text(json.dumps(wanted))
+    if root.exists():
+        root.rmdir()
+    staging.rename(root)
+    return True
+
+
+def _stem(place: int, frames: int) -> str:
+    return f"motion{place:05d}_{0:06d}_{_seconds(frames):06d}"
+
+
+def _seconds(frames: int) -> int:
+    return -(-frames // _FPS)  # rounded up
+
+
+def _file(layout: str, split: str, name: str, place: int, frames: int) -> Path:
+    if layout == "ssv2":
+        return Path("20bn-something-something-v2") / f"{place}.webm"
+    folder = {"csv": Path(split), "folders": Path(split) / name.replace(" ", "_"), "list": Path("videos")}[layout]
+    return folder / f"{_stem(place, frames)}.mp4"
+
+
+def _annotate(root: Path, layout: str, items: list[tuple[str, int, int, Path]], frames: int) -> None:
+    """What the layout has beside the videos."""
+    for split in ("train", "val"):
+        mine = sorted((place, label, path) for at, label, place, path in items if at == split)
+        if layout == "csv":
+            with (root / f"{split}.csv").open("w", newline="") as lines:
+                writer = csv.writer(lines)
+                writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
+                end = _seconds(frames)
+                writer.writerows([CLASSES[label], f"motion{place:05d}", 0, end, split] for place, label, _ in mine)
+        elif layout == "list":
+            (root / f"{split}.txt").write_text("".join(f"{path} {label}\n" for _, label, path in mine))
+        elif layout == "ssv2":
+            long = {"train": "train", "val": "validation"}[split]
+            found = [
+                {"id": str(place), "template": _template(label), "placeholders": ["something"]}
+                | {"label": CLASSES[label] + " something"}
+                for place, label, _ in mine
+            ]
+            (root / f"something-something-v2-{long}.json").write_text(json.dumps(found))
+    if layout == "list":
+        (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
+    if layout == "ssv2":
+        labels = {_template(label).translate(str.maketrans("", "", "[]")): str(label) for label in range(len(CLASSES))}
+        (root / "something-something-v2-labels.json").write_text(json.dumps(labels))
+
+
+def _template(label: int) -> str:
+    return f"{CLASSES[label].capitalize()} [something]"
+
+
+class MotionDataModule(VideoDataModule):
+    """The ten motions of `render_motion`, rendered on first use and then read from their files.
+
+    Args:
+        root: the folder to render into.
+        layout: ``csv``, ``folders`` or ``list`` (Kinetics, H.264 in mp4), or ``ssv2`` (VP9 in webm).
+        train_per_class: training clips of each class.
+        val_per_class: validation clips of each class.
+        render_seed: seed of the clips.
+        size: pixels of a rendered clip, both sides.
+        frames: of a rendered clip.
+        num_frames: frames that the model sees; 1 = a single frame, which tells nothing.
+        frame_stride: distance of two of them.
+        img_size: pixels that the model sees; the whole picture is resized to them, nothing is cropped.
+        test_clips: clips of a video in test.
+        test_crops: 1: there is nothing to crop.
+        crop_pct: 1: the whole picture is evaluated.
+        hflip: 0: left and right are classes.
+        cache: keep the decoded clips in memory (of the default numbers, 165 MB).
+        kwargs: as for `VideoDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str = "demo_motion",
+        layout: str = "csv",
+        train_per_class: int = 300,
+        val_per_class: int = 50,
+        render_seed: int = 0,
+        size: int = 32,
+        frames: int = 16,
+        num_frames: int = 16,
+        frame_stride: int = 1,
+        img_size: int | tuple[int, int] = 32,
+        test_clips: int = 1,
+        test_crops: int = 1,
+        crop_pct: float = 1.0,
+        hflip: float = 0.0,
+        cache: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        side = img_size if isinstance(img_size, int) else min(img_size)
+        views = {"test_clips": test_clips, "test_crops": test_crops, "crop_pct": crop_pct, "hflip": hflip}
+        if kwargs.get("scale") is None and kwargs.get("short_side") is None:
+            kwargs["short_side"] = (side, side)
+        clips = {"num_frames": num_frames, "frame_stride": frame_stride, "img_size": img_size, "cache": cache}
+        super().__init__(root, **clips, **views, **kwargs)
+        self._render = {"layout": layout, "train_per_class": train_per_class, "val_per_class": val_per_class}
+        self._render |= {"seed": render_seed, "size": size, "frames": frames}
+
+    @cached_property
+    def _inner(self) -> VideoDataModule:
+        """The DataModule of the layout: it finds the files."""
+        if self._render["layout"] == "ssv2":
+            return SSv2DataModule(str(self.root))
+        return KineticsDataModule(str(self.root), layout=self._render["layout"])
+
+    @property
+    def classes(self) -> list[str]:
+        """The ten motions."""
+        return CLASSES
+
+    def list_split(self, split: str) -> VideoList:
+        """The videos of one split (called by `VideoDataModule`)."""
+        if [name.lower().removesuffix(" something") for name in self._inner.classes] != CLASSES:
+            raise ValueError(f"the classes of {str(self.root)!r} are not the ten motions: remove that folder")
+        return self._inner.list_split(split)
+
+    def prepare_data(self) -> None:
+        """Render the clips, unless they are there, or only others are asked for."""
+        if self.trainer is not None and self.trainer.state.fn == "predict":
+            return
+        if not (self.root / _MARKER).is_file():
+            check_may_write(self, "root")
+        render_motion(self.root, **self._render)

@@ -1,0 +1,1 @@
+"""Images in folders, their transforms and DataModules."""

@@ -1,0 +1,1 @@
+"""Reading batches: exact resume, workers, retries."""

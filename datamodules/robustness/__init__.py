@@ -1,0 +1,1 @@
+"""Corrupted and shifted test sets."""

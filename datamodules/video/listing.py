@@ -1,0 +1,112 @@
+"""Lists of video files: what is in a folder, in a list of bad files, and what a split of a data set consists of.
+
+Letters: ``K`` classes, ``n`` videos.
+"""
+
+import glob
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datamodules.images.folder import what_is_there
+
+EXTENSIONS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+
+
+@dataclass
+class VideoList:
+    """The videos of one split.
+
+    Attributes:
+        paths: n files.
+        targets: n class indices; ``None`` for a video without a label.
+        missing: files that an annotation names and that are not there.
+    """
+
+    paths: list[str]
+    targets: list[int | None]
+    missing: list[str] = field(default_factory=list)
+
+    def without(self, excluded: set[str]) -> "VideoList":
+        """The same without some files, given as absolute paths."""
+        kept = [at for at, path in enumerate(self.paths) if os.path.abspath(path) not in excluded]
+        return VideoList([self.paths[at] for at in kept], [self.targets[at] for at in kept], self.missing)
+
+    def check(self, where: str, max_bad_share: float) -> "VideoList":
+        """Itself, with a warning about missing files; ``ValueError`` if too many are missing or nothing is there."""
+        total = len(self.paths) + len(self.missing)
+        if not self.paths or len(self.missing) > max_bad_share * total:
+            first = f", {self.missing[0]!r} for one" if self.missing else ""
+            raise ValueError(
+                f"{len(self.missing)} of the {total} videos of {where} are missing{first}; check data.root, or allow "
+                f"it with data.max_bad_share (now {max_bad_share:g})"
+            )
+        if self.missing:
+            warnings.warn(
+                f"{len(self.missing)} of the {total} videos of {where} are missing and left out: {self.missing[0]!r}"
+                f"{', ...' if len(self.missing) > 1 else ''}",
+                stacklevel=2,
+            )
+        return self
+
+
+def find_videos(path: str | os.PathLike) -> list[str]:
+    """The video files that a path names: itself, all below a folder, or all that match a glob; sorted.
+
+    Args:
+        path: a video, a folder (searched to the bottom) or a glob (``**`` crosses folders).
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: the folder or the glob holds no video.
+    """
+    text = os.path.expanduser(os.fspath(path))
+    if os.path.isfile(text):
+        return [text]
+    if os.path.isdir(text):
+        found = list_files(text)
+    elif glob.has_magic(text):
+        found = [file for file in glob.glob(text, recursive=True) if os.path.isfile(file)]
+    else:
+        raise FileNotFoundError(
+            f"no such video or folder: {text!r}; give a video, a folder or a glob such as 'a/*.mp4'"
+        )
+    videos = sorted(file for file in found if file.lower().endswith(EXTENSIONS))
+    if not videos:
+        raise ValueError(f"no videos in {text!r}: {len(found)} other files; expected names with {' '.join(EXTENSIONS)}")
+    return videos
+
+
+def list_files(folder: str | os.PathLike) -> list[str]:
+    """All files below a folder, to the bottom; unsorted, and without a call for each file's status.
+
+    What starts with a dot, a file or a folder, is left by a system or a program, and not of the data.
+    """
+    found = []
+    for at, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [os.path.join(at, name) for name in names if not name.startswith(".")]
+    return found
+
+
+def by_stem(folder: str | os.PathLike) -> dict[str, str]:
+    """Videos below a folder by their name without its ending.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+    """
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no folder {str(folder)!r}: {what_is_there(Path(folder).parent)}; check data.root")
+    files = (file for file in list_files(folder) if file.lower().endswith(EXTENSIONS))
+    return {os.path.splitext(os.path.basename(file))[0]: file for file in files}
+
+
+def first_there(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of some names, which may be globs, that a folder or its annotation folders hold."""
+    for name in names:
+        for place in (folder, folder / "annotations", folder / "labels"):
+            if found := sorted(place.glob(name)):
+                return found[0]
+    return None

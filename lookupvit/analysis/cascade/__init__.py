@@ -1,0 +1,1 @@
+"""Cascades of compressed sizes: calibration, thresholds, search, study."""

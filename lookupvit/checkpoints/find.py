@@ -1,0 +1,103 @@
+"""Checkpoints on the command line: which file, which hyper-parameters, and what differs from them now."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from lookupvit.checkpoints.atomic import damage, load_exported
+from lookupvit.checkpoints.contents import is_exported
+from lookupvit.checkpoints.sharded import check_sharded
+
+
+def of_run(path: str) -> str:
+    """The newest checkpoint of a path that is the folder of a run or an experiment; any other path as it is."""
+    folder = Path(path)
+    if not folder.is_dir() or (folder / "meta.pt").exists() or not next(folder.rglob("last*.ckpt"), None):
+        return path  # a file, or a checkpoint of FSDP, which is a folder
+    return str(find_checkpoint("last", folder))
+
+
+def find_checkpoint(name: str, folder: Path) -> Path:
+    """The checkpoint that ``last`` or ``best`` means.
+
+    Args:
+        name: ``"last"``: the newest ``last.ckpt`` below the folder; ``"best"``: the best one of the same run.
+        folder: Output folder of the experiment, such as ``outputs/demo``.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    found = _by_age(folder.rglob("last*.ckpt"))
+    if not found:
+        raise FileNotFoundError(
+            f"--ckpt_path {name}: no checkpoint below {folder}: train first, or give the path of a checkpoint"
+        )
+    if name == "last":
+        return _newest_whole(found)
+    callbacks = load(found[-1]).get("callbacks", {})
+    # The callback that writes last.ckpt watches no metric; its "best" is the newest.
+    best = [state["best_model_path"] for state in callbacks.values() if state.get("monitor")]
+    # The folder may have been moved since: what counts is the name beside last.ckpt.
+    files = [file for path in best for file in (Path(path), found[-1].parent / Path(path).name) if file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"--ckpt_path best: the run of {found[-1]} kept none: give the path of a checkpoint")
+    return files[0]
+
+
+def _by_age(files: Iterable[Path]) -> list[Path]:
+    """Oldest first, runs one after the other; of one run, what is called "previous" is older whatever its time says.
+
+    A copy of a folder has the times of the copying.
+    """
+    times = {file: file.stat().st_mtime for file in files}
+    run = {parent: max(t for file, t in times.items() if file.parent == parent) for parent in {f.parent for f in times}}
+    return sorted(times, key=lambda file: (run[file.parent], file.parent, "previous" not in file.name, times[file]))
+
+
+def _newest_whole(found: list[Path]) -> Path:
+    """The newest file that is whole; the damaged ones that are newer are named."""
+    for file in reversed(found):
+        wrong = damage(file, zipped=True)
+        if wrong is None:
+            return file
+        rank_zero_only(Console(stderr=True).print)(
+            f"--ckpt_path last: {file} is left out: {wrong}; trying the one before", soft_wrap=True, highlight=False
+        )
+    raise ValueError(f"--ckpt_path last: none of the {len(found)} checkpoints beside {found[-1]} is whole: train anew")
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's contents, read without running any code in it.
+
+    Args:
+        path: A file, the folder that FSDP writes, or one that ``save_pretrained`` writes.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it is not a checkpoint, or holds more than plain data and tensors.
+    """
+    path = Path(path)
+    if is_exported(path):
+        return load_exported(path)
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
+    file = path / "meta.pt" if path.is_dir() else path
+    if path.is_dir():
+        check_sharded(path)
+    if wrong := damage(path):
+        raise ValueError(f"checkpoint {path} cannot be read: {wrong}; give another, or last for the newest whole one")
+    try:
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
+    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it is damaged, no checkpoint, or holds more than plain data and tensors"
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(
+            f"checkpoint {path} holds a {type(checkpoint).__name__}: expected one that lookupvit fit wrote"
+        )
+    return checkpoint

@@ -1,0 +1,196 @@
+"""`lookupvit ablate`: a baseline and its variations, several seeds each, as a table of differences."""
+
+import argparse
+import csv
+import json
+import shlex
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lookupvit.analysis.cost import count_macs, count_parameters
+from lookupvit.analysis.plots import plot_differences
+from lookupvit.bench.report import environment
+from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.fit import run as run_command
+from lookupvit.cli.runs import Planned, Trained, common_output, here, resolve, train
+from lookupvit.grid import size_name
+from lookupvit.writing import check_writable, whole, write_text
+
+_EPILOG = """\
+The first configuration is what the others are compared with, seed by seed. Runs that are finished are not run again;
+one that was interrupted goes on from its last checkpoint. Any option of fit is handed to every run.
+"""
+
+
+def ablate(argv: list[str]) -> None:
+    """Trains and tests every configuration with every seed; writes a table as JSON, CSV, Markdown and a picture.
+
+    Raises:
+        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+    """
+    args, passed = _parser().parse_known_args(argv)
+    names = [Path(config).stem for config in args.configs]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two configurations are named {twice.pop()}: their runs would share a folder")
+    if len(set(args.seeds)) < len(args.seeds):
+        raise ValueError(f"--seeds {' '.join(map(str, args.seeds))}: each once")
+    console = Console()
+    if args.output_dir is None:  # as the configurations say
+        folder = common_output({file: resolve(["--config", file, *passed]) for file in args.configs}) / "ablation"
+    else:
+        folder = Path(args.output_dir)
+    # seed by seed, so that an interrupted grid has whole comparisons
+    runs = [(name, config, seed) for seed in args.seeds for name, config in zip(names, args.configs, strict=True)]
+    planned = [
+        Planned(f"{name}_seed{seed}", ["--config", config, *passed, "--seed_everything", str(seed)])
+        for name, config, seed in runs
+    ]
+    check_writable(folder)
+    trained = train(planned, folder, console)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for (name, config, seed), one in zip(runs, trained, strict=True):
+        found[name].append({"seed": seed, **_tested(one, folder / one.name, config, passed)})
+    rows = rows_of(found)
+    document = {
+        "title": args.title,
+        "command": shlex.join(["lookupvit", "ablate", *argv]),
+        "environment": environment("cpu"),
+        "baseline": names[0],
+        "rows": rows,
+        "runs": found,
+    }
+    files = [_write_json(document, folder / f"{args.title}.json"), _write_csv(rows, folder / f"{args.title}.csv")]
+    write_text(folder / f"{args.title}.md", markdown(rows))
+    files += [folder / f"{args.title}.md", _draw(rows, folder / f"{args.title}.png")]
+    console.print(_table(rows))
+    console.print("wrote " + ", ".join(map(str, files)), soft_wrap=True, highlight=False)
+
+
+def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row a configuration out of its runs: mean and standard deviation, and of the differences from the first's.
+
+    Args:
+        found: runs by configuration, the baseline first, in the same order of seeds each.
+    """
+    base = next(iter(found.values()))
+    rows = []
+    for name, runs in found.items():
+        top1 = [run["top1"] for run in runs]
+        differences = [run["top1"] - other["top1"] for run, other in zip(runs, base, strict=True)]
+        seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
+        rows.append(
+            {
+                "name": name,
+                "compressed_size": runs[0]["compressed_size"],
+                "parameters": runs[0]["parameters"],
+                "gmacs": runs[0]["gmacs"],
+                "seeds": len(runs),
+                "top1": mean(top1),
+                "top1_std": _deviation(top1),
+                "difference": mean(differences),
+                "difference_std": _deviation(differences),
+                "fit_seconds": mean(seconds) if seconds else None,
+            }
+        )
+    return rows
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table for a document."""
+    lines = [
+        "| variant | compressed | parameters | MMACs | top-1 % | difference | fit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)]) + "\n"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lookupvit ablate",
+        usage="lookupvit ablate BASELINE.yaml VARIANT.yaml ... [--seeds 0 1 2] [options of fit]",
+        description="Train and test a baseline and its variations, several seeds each; resumable.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, the baseline first")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="one training of each; 0")
+    parser.add_argument(
+        "--output_dir",
+        "--output",
+        help="folder of the runs and of the table; by default ablation in the configurations' own, outputs/ablation",
+    )
+    parser.add_argument("--title", default="ablation", help="name of the files with the table")
+    return parser
+
+
+def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[str, Any]:
+    """Test figures of a run; kept in its folder, so that they are measured once."""
+    file = folder / "test.json"
+    if not file.is_file():
+        argv = ["test", "--config", config, *passed, "--ckpt_path", str(one.checkpoint), *here(folder)]
+        done = run_command([*argv, "--name", "test", "--trainer.logger", "false"])
+        model = done.model.model.eval()
+        metrics = {name: float(value) for name, value in done.trainer.callback_metrics.items()}
+        figures = {
+            "model": done.model.hparams.name,
+            "compressed_size": None if model.compressed_size is None else size_name(model.compressed_size),
+            "parameters": count_parameters(model),
+            "gmacs": count_macs(model) / 1e9,
+            "top1": 100 * metrics["test/top1"],
+            "metrics": metrics,
+        }
+        write_text(file, json.dumps(figures, indent=1) + "\n")
+    return {**json.loads(file.read_text()), "epochs": one.epochs, "steps": one.steps, "seconds": one.seconds}
+
+
+def _deviation(values: list[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2f}"
+    apart = "" if row["difference_std"] is None else f" ± {row['difference_std']:.2f}"
+    return [
+        row["name"],
+        row["compressed_size"] or "-",
+        f"{row['parameters'] / 1e6:.2f} M",
+        f"{1000 * row['gmacs']:.3g}",
+        f"{row['top1']:.2f}{spread}",
+        f"{row['difference']:+.2f}{apart}",
+        "-" if row["fit_seconds"] is None else f"{row['fit_seconds']:.0f} s",
+    ]
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(
+        title=f"differences from {rows[0]['name']} by seed",
+        caption=f"mean ± standard deviation over {rows[0]['seeds']} seeds" if rows[0]["seeds"] > 1 else "one seed",
+    )
+    for name in ("variant", "tokens", "params", "MMACs", "top-1 %", "difference", "fit"):
+        table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=name != "variant")
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _draw(rows: list[dict[str, Any]], path: Path) -> Path:
+    points = {row["name"]: (row["difference"], row["difference_std"]) for row in rows[1:]}
+    return plot_differences(points, f"top-1 minus that of {rows[0]['name']}, points", path)
+
+
+def _write_json(document: dict[str, Any], path: Path) -> Path:
+    write_text(path, json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
+    with whole(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

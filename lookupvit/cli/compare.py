@@ -1,0 +1,134 @@
+"""`lookupvit compare`: trains and tests several configurations with one recipe, and sets them side by side."""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lookupvit.analysis.cost import count_macs, count_parameters
+from lookupvit.analysis.plots import plot_curves
+from lookupvit.bench.timing import interleave
+from lookupvit.callbacks import LastCheckpoint
+from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.fit import run
+from lookupvit.cli.runs import common_output, here, resolve
+from lookupvit.grid import size_name
+from lookupvit.writing import write_text
+
+_BATCH = 64  # images of one call when throughput is timed
+
+
+def compare(argv: list[str]) -> None:
+    """Trains each configuration (`fit`), tests its last checkpoint (`test`), and prints one table.
+
+    Args:
+        argv: configuration files, then options of this command and of `fit`; the latter are handed to every run.
+
+    Raises:
+        ValueError: for arguments that do not fit, in one line.
+    """
+    parser = OneLineParser(
+        prog="lookupvit compare",
+        description="Train and test several configurations side by side; writes compare.json and compare.png.",
+        epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one a model")
+    parser.add_argument(
+        "--output_dir",
+        "--output",
+        help="folder of the runs and of the comparison; by default the configurations' own, outputs",
+    )
+    parser.add_argument("--title", default="compare", help="name of the JSON and PNG written into the output folder")
+    args, shared = parser.parse_known_args(argv)
+    console = Console()
+    settings = {file: resolve(["--config", file, *shared]) for file in args.configs}
+    _refuse_equal_names(settings)
+    out = common_output(settings) if args.output_dir is None else Path(args.output_dir)
+    shared += here(out)
+
+    rows, curves, models = [], {}, {}
+    for config in args.configs:
+        console.rule(f"[bold]{config}")
+        start = time.perf_counter()
+        fit = run(["fit", "--config", config, *shared])
+        seconds = time.perf_counter() - start
+        folder = Path(fit.trainer.log_dir)
+        checkpoint = next(c.last_good for c in fit.trainer.callbacks if isinstance(c, LastCheckpoint))
+        test = run(["test", "--config", config, "--ckpt_path", str(checkpoint), *shared])
+        model, task = test.model.model.eval(), test.model
+        label = fit.config["fit"].get("name") or folder.parent.name
+        curves[label] = folder
+        models[label] = (model, task)
+        rows.append(
+            {
+                "run": label,
+                "model": task.hparams.name,
+                "compressed_size": model.compressed_size,
+                "parameters": count_parameters(model),
+                "gmacs": count_macs(model) / 1e9,
+                "top1": 100 * float(test.trainer.callback_metrics["test/top1"]),
+                "steps": fit.trainer.global_step,
+                "fit_seconds": seconds,
+                "checkpoint": str(checkpoint),
+            }
+        )
+    for row, rate in zip(rows, _images_per_second(models), strict=True):
+        row["images_per_second"] = rate
+
+    write_text(out / f"{args.title}.json", json.dumps(rows, indent=2) + "\n")
+    picture = plot_curves(curves, out / f"{args.title}.png")
+    console.print(_table(rows))
+    console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)
+
+
+def _refuse_equal_names(settings: dict[str, dict]) -> None:
+    """Raises if two runs would share a folder and a row.
+
+    Args:
+        settings: by configuration file, from `resolve`.
+    """
+    files: dict[str, str] = {}
+    for file, found in settings.items():
+        name = found.get("name") or found.get("model.name")
+        if name in files:
+            raise ValueError(
+                f"{files[name]} and {file} are both named {name}: their runs would share a folder and a row; give each "
+                "a name of its own"
+            )
+        files[name] = file
+
+
+def _images_per_second(models: dict[str, tuple]) -> list[float]:
+    """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
+    cases = {}
+    for label, (model, _) in models.items():
+        frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
+        inputs = torch.randn(_BATCH, 3, *frames, *model.img_size)
+        cases[label] = lambda model=model, inputs=inputs: model(inputs)
+    with torch.inference_mode():
+        timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, _BATCH), label="images/s")
+    return [timing.rate for timing in timings.values()]
+
+
+def _table(rows: list[dict]) -> Table:
+    table = Table(title="same data, same recipe, same number of steps")
+    for name in ("run", "model", "tokens", "params", "GMACs", "top-1", "images/s", "fit"):
+        text = name in ("run", "model")  # in a narrow terminal names fold and figures stay whole
+        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for row in rows:
+        size = row["compressed_size"]
+        table.add_row(
+            row["run"],
+            row["model"],
+            size_name(size) if size else "-",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['gmacs']:.4f}",
+            f"{row['top1']:.2f} %",
+            f"{row['images_per_second']:.0f}",
+            f"{row['fit_seconds']:.0f} s",
+        )
+    return table

@@ -1,0 +1,165 @@
+"""`lookupvit cost`: what a model costs, term by term and path by path, and what a budget pays for."""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from lookupvit.analysis.budget import BudgetFit, fit_budget
+from lookupvit.bench.report import environment
+from lookupvit.checkpoints.contents import Contents, read_contents
+from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.cost_table import PATHS, cost_report
+from lookupvit.grid import parse_size, size_name, to_2tuple
+from lookupvit.interop.load_model import build_model
+from lookupvit.model.layers import HEADS
+from lookupvit.model.lookupvit import LookupViT
+from lookupvit.model.vit import ViT
+from lookupvit.model.zoo import create_model
+
+
+def cost(argv: list[str]) -> None:
+    """Prints the table of costs, or answers a budget; writes files where `--output` is given.
+
+    Args:
+        argv: arguments after `lookupvit cost`.
+
+    Raises:
+        ValueError: for arguments that do not fit, in one line.
+    """
+    args = _parser().parse_args(argv)
+    if args.batch < 1:
+        raise ValueError(f"--batch {args.batch} is no number of images: give 1 or more")
+    contents = Contents("") if args.ckpt_path is None else read_contents(args.ckpt_path)
+    build = _builder(args, contents)
+    with torch.device("meta"):  # counting needs shapes only
+        model = build()
+    if not isinstance(model, LookupViT | ViT) or hasattr(model, "num_frames"):
+        raise ValueError(
+            f"cost counts image models, not a {type(model).__name__}: choose a lookupvit_ or vit_ name (the GMACs of a "
+            "clip stand in what fit prints first)"
+        )
+    if isinstance(model, ViT) and (args.compressed_size or args.path or args.head):
+        raise ValueError("a plain ViT has no compressed tokens: leave --compressed_size, --path and --head out")
+    pixels = [to_2tuple(size) for size in args.img_size or [model.img_size]]
+    sizes, notes = args.compressed_size, []
+    if args.budget_gmacs is not None or args.budget_ms is not None:
+        sizes = []
+        for px in pixels:
+            fit = _answer(args, model, build, px, contents)
+            about = f"; {contents.about(fit.size)}" if args.ckpt_path else ""
+            notes.append(_sentence(args, fit, px) + about)
+            sizes.append(fit.size)
+        sizes = list(dict.fromkeys(sizes))
+    elif args.untrained_sizes:
+        raise ValueError("--untrained_sizes goes with --budget_gmacs or --budget_ms: give one of them too")
+    elif args.candidates:
+        raise ValueError("--candidates are sizes for a budget to choose from: give --budget_gmacs or --budget_ms too")
+    report = cost_report(
+        model, pixels, sizes, args.path, args.batch, args.head, args.model or args.ckpt_path, args.device
+    )
+    report.notes = notes + report.notes
+    report.show()
+    if args.output:
+        for path in report.save(args.output, "cost", picture=False):
+            print(f"wrote {path}")
+
+
+def _answer(
+    args: argparse.Namespace, model: LookupViT, build: Callable[[], nn.Module], px: tuple[int, int], contents: Contents
+) -> BudgetFit:
+    if args.budget_ms is not None:
+        if args.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {args.device}: no CUDA device is visible; use --device cpu")
+        model = build().to(args.device)
+    if args.path and len(args.path) > 1:
+        raise ValueError(f"a budget is counted along one path, not {len(args.path)}: give --path once, or leave it out")
+    if args.path and isinstance(model, LookupViT):
+        model.set_path(args.path[0])
+    trained = None if args.untrained_sizes or args.candidates else contents.trained_sizes
+    about = (args.budget_gmacs, args.budget_ms, px, trained or args.candidates, args.batch, args.head)
+    return fit_budget(model, *about, kind="compressed size" if trained is None else "trained compressed size")
+
+
+def _sentence(args: argparse.Namespace, fit: BudgetFit, px: tuple[int, int]) -> str:
+    where = f"at {px[0]}x{px[1]} px"
+    if args.budget_gmacs is not None:
+        costs, budget = f"{fit.macs / 1e9:.4g}", f"{args.budget_gmacs:g} GMACs"
+    else:
+        rate = 1000 * args.batch / fit.ms
+        budget = f"{args.budget_ms:g} ms at batch {args.batch} ({environment(args.device)['device']})"
+        costs = f"{fit.ms:.4g} ms, {rate:.4g} images/s"
+    larger = f"; the next, {size_name(fit.next_size)}, would cost {fit.next_cost:.4g}" if fit.next_cost else ""
+    return f"{size_name(fit.size)} is the largest compressed size {where} for {budget}: it costs {costs}{larger}"
+
+
+def _builder(args: argparse.Namespace, contents: Contents) -> Callable[[], nn.Module]:
+    """What builds the model that the arguments name, on whatever device is current."""
+    if (args.model is None) == (args.ckpt_path is None):
+        raise ValueError("cost needs --model NAME or --ckpt_path FILE, one of them")
+    try:
+        extra = json.loads(args.args)
+    except json.JSONDecodeError as error:
+        raise ValueError(f'--args {args.args!r} is not JSON such as {{"depth": 6}}: {error}') from error
+    if not isinstance(extra, dict):
+        raise ValueError(f'--args {args.args!r} is not a mapping such as {{"depth": 6}}')
+    if args.model is not None:
+        return partial(create_model, args.model, **extra)
+    return partial(build_model, contents, **extra)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="lookupvit cost",
+        description="Multiply-adds by term and path, counted and measured; parameters; memory; what a budget buys.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--model", help="name of a model, such as lookupvit_base_patch16_224")
+    parser.add_argument("--ckpt_path", help="take the model of this checkpoint")
+    parser.add_argument("--args", default="{}", help="further arguments of the model as JSON, such as '{\"depth\": 6}'")
+    parser.add_argument(
+        "--img_size", type=_pixels, nargs="+", help="pixels, 224 or 224x320; the model's own by default"
+    )
+    parser.add_argument(
+        "--compressed_size", type=_size, nargs="+", help="sizes such as 3x3 5x5; the paper's by default"
+    )
+    parser.add_argument("--path", choices=PATHS, nargs="+", help="paths to count; all that the model has by default")
+    parser.add_argument("--head", choices=HEADS, help="count one head alone; the model's own by default")
+    parser.add_argument(
+        "--batch", type=int, default=1, help="images of a training step, and of a call under --budget_ms"
+    )
+    parser.add_argument("--budget_gmacs", type=float, help="the largest compressed size within so many GMACs an image")
+    parser.add_argument(
+        "--budget_ms", type=float, help="the largest compressed size within so many ms a call, timed here"
+    )
+    parser.add_argument(
+        "--candidates",
+        type=_size,
+        nargs="+",
+        help="sizes to choose from; the trained ones of a checkpoint, or the lookup grid's aspect",
+    )
+    parser.add_argument(
+        "--untrained_sizes", action="store_true", help="choose also among sizes that the checkpoint was not trained at"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda: of the training step, and of --budget_ms")
+    parser.add_argument("--output_dir", "--output", dest="output", help="folder for cost.md, cost.json and cost.csv")
+    return parser
+
+
+def _size(text: str) -> tuple[int, ...]:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _pixels(text: str) -> tuple[int, ...]:
+    try:
+        return to_2tuple(parse_size(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither pixels such as 224 nor height x width: 224x320"
+        ) from None

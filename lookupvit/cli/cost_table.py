@@ -1,0 +1,146 @@
+"""The table of `lookupvit cost`."""
+
+import torch
+from torch import nn
+
+from lookupvit.analysis.activations import activation_bytes, vit_activation_bytes
+from lookupvit.analysis.cost import count_macs, count_parameters, model_macs, vit_macs
+from lookupvit.bench.report import Report
+from lookupvit.bench.timing import progress_bar
+from lookupvit.grid import check_compressed_size, grid_of, size_name
+from lookupvit.model.lookupvit import LookupViT
+from lookupvit.model.products.paths import choose_paths
+from lookupvit.model.vit import ViT
+
+PATHS = ("plain", "absorbed", "tiled", "auto")
+_SIZES = ((3, 3), (5, 5), (7, 7), (10, 10))  # the paper's; those that fit are shown
+_TERMS = {"embedding": "embed", "lookup_mlp": "lookup MLP", "blocks": "refine"}  # headings that differ from the names
+_MIB = 1 << 20
+
+
+def cost_report(
+    model: nn.Module,
+    img_sizes: list[tuple[int, int]],
+    sizes: list[tuple[int, ...]] | None = None,
+    paths: list[str] | None = None,
+    batch: int = 1,
+    head: str | None = None,
+    name: str | None = None,
+    device: str = "cpu",
+) -> Report:
+    """Multiply-adds by term for each compressed size and path, beside a plain ViT of the same width and depth.
+
+    Args:
+        model: `LookupViT` or `ViT`; it may lie on the meta device.
+        img_sizes: (height, width) in pixels, one group of rows each.
+        sizes: compressed sizes; by default the paper's and the model's own, where they fit.
+        paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
+        batch: images of a training step, for the memory of its activations.
+        head: head that is read; the model's own by default.
+        name: of the model, for the title.
+        device: where the training step would run; it decides what the self-attention keeps.
+
+    Returns:
+        the table; counts in 1e9, or in 1e6 for a model below 0.1e9.
+
+    Raises:
+        ValueError: for sizes and paths that do not fit.
+    """
+    lookup = isinstance(model, LookupViT)
+    vit = _vit_like(model) if lookup else model
+    if lookup and paths is None:
+        paths = [p for p in PATHS if p != "tiled" or model.blocks[0].cross.reuse == "transpose"]
+    least = min(sum(vit_macs(vit, px).values()) for px in img_sizes)
+    unit, scale = ("GMACs", 1e9) if least >= 1e8 else ("MMACs", 1e6)
+    checkpointing = model.grad_checkpointing if lookup else model.vit.grad_checkpointing
+    about = {"batch of the training step": batch, "torch": str(torch.__version__)}
+    report = Report(f"Cost of {name or type(model).__name__}, {unit} an image", settings=about, groups=["px"])
+    table = [(px, size) for px in img_sizes for size in (_fitting(model, px, sizes) if lookup else ())]
+    kept = model.blocks[0].cross.path if lookup else None
+    with progress_bar("counting", len(img_sizes) + len(table) * len(paths or ())) as advance:
+        for px in img_sizes:
+            base = vit_macs(vit, px)
+            saved = None if checkpointing else sum(vit_activation_bytes(vit, batch, px).values())
+            report.rows.append(_row("ViT", px, None, base, base, count_macs(vit, px), vit, saved, unit, scale))
+            advance()
+            for _, size in (entry for entry in table if entry[0] == px):
+                for path in paths:
+                    model.set_path(path)
+                    terms = model_macs(model, px, size, head=head)
+                    saved = (
+                        None if checkpointing else sum(activation_bytes(model, batch, px, size, device=device).values())
+                    )
+                    measured, label = count_macs(model, px, size, head), _path_label(model, px, size, path)
+                    who = f"LookupViT {size_name(size)}"
+                    report.rows.append(_row(who, px, label, terms, base, measured, model, saved, unit, scale))
+                    advance()
+    if lookup:
+        model.set_path(kept)
+    report.notes.append("agrees: the closed form (the terms) and torch's FLOP counter (measured) give the same number")
+    if lookup:
+        report.notes.append("ViT: its blocks stand under refine, which is what they do to N tokens in place of M")
+    if checkpointing:
+        report.notes.append("saved MiB is not known in closed form with gradient checkpointing")
+    return report
+
+
+def _row(
+    name: str,
+    px: tuple[int, int],
+    path: str | None,
+    terms: dict[str, int],
+    base: dict[str, int],
+    measured: int,
+    model: nn.Module,
+    saved: int | None,
+    unit: str,
+    scale: float,
+) -> dict:
+    total = sum(terms.values())
+    row = {"model": name, "px": f"{px[0]}x{px[1]}", "path": path}
+    row |= dict.fromkeys(("embed", "gather", "refine", "infuse", "lookup MLP", "heads"))
+    row |= {_TERMS.get(term, term): count / scale for term, count in terms.items()}
+    gap = measured / total - 1
+    return row | {
+        unit: total / scale,
+        "fewer ops": sum(base.values()) / total,
+        "measured": measured / scale,
+        "agrees": "yes" if not gap else f"{100 * gap:+.2g} %",
+        "M params": count_parameters(model) / 1e6,
+        "saved MiB": None if saved is None else saved / _MIB,
+    }
+
+
+def _path_label(model: LookupViT, px: tuple[int, int], size: tuple[int, ...], path: str) -> str:
+    """The path, and for "auto" which one that is."""
+    if path != "auto":
+        return path
+    grid, cross = grid_of(px, model.patch_size), model.blocks[0].cross
+    n, m = grid[0] * grid[1], size[0] * size[1]
+    chosen = choose_paths(n, m, cross.dim, cross.num_heads, "auto", cross.cross_norm, cross.reuse)
+    absorbed = (chosen.scores, chosen.values, chosen.infusion)
+    return f"auto: {'absorbed' if all(absorbed) else 'mixed' if any(absorbed) else 'plain'}"
+
+
+def _fitting(model: LookupViT, px: tuple[int, int], sizes: list[tuple[int, ...]] | None) -> list[tuple[int, ...]]:
+    grid = grid_of(px, model.patch_size)
+    if sizes:
+        return [check_compressed_size(size, grid) for size in sizes]
+    fits = {s for s in (*_SIZES, model.compressed_size) if all(a <= b for a, b in zip(s, grid, strict=True))}
+    return sorted(fits, key=lambda size: (size[0] * size[1], size))
+
+
+def _vit_like(model: LookupViT) -> ViT:
+    """The ViT of the same width, depth, heads, patches and classes, without data."""
+    block = model.blocks[0]
+    with torch.device("meta"):
+        return ViT(
+            model.img_size,
+            model.patch_size,
+            model.embed.in_chans,
+            model.num_classes,
+            model.embed_dim,
+            model.depth,
+            block.cross.num_heads,
+            block.mlp.fc1.out_features / model.embed_dim,
+        )

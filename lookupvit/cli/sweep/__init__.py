@@ -1,0 +1,1 @@
+"""`lookupvit sweep`: accuracy against cost at many compressed sizes."""

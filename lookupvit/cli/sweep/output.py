@@ -1,0 +1,259 @@
+"""What `lookupvit sweep` leaves behind: tables, CSV, JSON, pictures, cascades, TensorBoard."""
+
+import csv
+import json
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
+
+from lookupvit.analysis.sweep import Contrast, contrast, hits, spread
+from lookupvit.analysis.sweep_plots import Point, Series, macs_unit, plot_accuracy
+from lookupvit.cli.sweep.score import Found, pixels_name
+from lookupvit.grid import size_name
+from lookupvit.writing import whole, write_text
+
+_LOG_WIDTH = 120  # a log file has no width of its own and must not lose columns
+
+
+def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
+    """One model for all sizes against one a size, at each size, where both were trained.
+
+    Args:
+        found: the sweep.
+        runs: the `Run` of each label that was trained here.
+    """
+    sizes = dict.fromkeys(run.size for run in runs.values() if run.size is not None)
+    right: dict[tuple, dict] = {}
+    for label, run in runs.items():
+        for size in sizes if run.size is None else [run.size]:
+            key = ("multi" if run.size is None else "single", size)
+            right.setdefault(key, {})[run.seed] = hits(found.logits[label][size], found.targets[label])
+    return [
+        contrast(size, right[("multi", size)], right[("single", size)]) for size in sizes if ("multi", size) in right
+    ]
+
+
+def write_csv(rows: list[dict], stem: Path) -> Path:
+    """The rows with full precision; sizes as text."""
+    path = stem.with_name(f"{stem.name}.csv")
+    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            size, img_size = row["compressed_size"], row["img_size"]
+            writer.writerow(row | {"compressed_size": size_name(size) if size else "", "img_size": size_name(img_size)})
+    return path
+
+
+def write_json(document: dict, found: Found, contrasts: list[Contrast], stem: Path) -> Path:
+    """Everything, and how it was measured."""
+    path = stem.with_name(f"{stem.name}.json")
+    document = document | {"rows": found.rows, "cascades": [study.as_dict() for study in found.studies]}
+    if contrasts:
+        document["multi_against_single"] = [one.as_dict() for one in contrasts]
+    return write_text(path, json.dumps(document, indent=1) + "\n")
+
+
+def write_cascades(found: Found, stem: Path) -> list[Path]:
+    """A file for `--model.cascade` for each fixed size whose cost pays for more than one stage."""
+    paths = []
+    for study in found.studies:
+        for one in study.comparisons:
+            if len(one.cascade.sizes) > 1:
+                name = re.sub(r"[^\w.-]+", "_", f"{study.label}_{size_name(one.size)}")
+                about = {
+                    "target": f"the cost of {size_name(one.size)}",
+                    "thresholds_from": f"{study.calibration_images} images, {study.thresholds_from}",
+                    "top1": 100 * one.result.accuracy,
+                    "macs": one.result.cost,
+                    "figures_from": f"{study.images} images, {study.figures_from}",
+                }
+                owned = replace(one.cascade, model=study.model, img_size=study.img_size)
+                paths.append(owned.save(stem.with_name(f"{stem.name}_cascades") / f"{name}.json", about))
+    return paths
+
+
+def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -> Path:
+    """HParams of every row, and its figures as scalars over the number of compressed tokens (0: a ViT)."""
+    folder = stem.parent / "tensorboard" / stem.name
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier sweep of this name, whose points would stay
+    scalars: dict[str, list[tuple[str, float, int]]] = {}
+    for row in rows:
+        size, img_size = row["compressed_size"], pixels_name(row["img_size"])
+        name = f"{row['model']}/{img_size}px"
+        figures = {
+            f"sweep/{key}": float(row[key])
+            for key in ("top1", "top5", "macs", "parameters", "images_per_second", "latency_ms", "peak_mib")
+        }
+        hparams = {"model": row["model"], "name": row["name"], "img_size": img_size, "head": row["head"]}
+        hparams["compressed_size"] = size_name(size) if size else "-"
+        tokens = size[0] * size[1] if size else 0
+        with SummaryWriter(str(folder)) as writer:
+            writer.add_hparams(hparams, figures, run_name=f"{name}/{hparams['compressed_size']}", global_step=tokens)
+        scalars.setdefault(name, []).extend((key, value, tokens) for key, value in figures.items())
+    for name, points in scalars.items():
+        with SummaryWriter(str(folder / name)) as writer:  # one file a curve: files of one second have no order
+            for point in points:
+                writer.add_scalar(*point)
+    if contrasts:
+        with SummaryWriter(str(folder / "multi_against_single")) as writer:
+            for one in contrasts:
+                writer.add_scalar("sweep/multi_minus_single", mean(one.differences), one.size[0] * one.size[1])
+    return folder
+
+
+def write_pictures(found: Found, runs: dict, document: dict, stem: Path) -> list[Path]:
+    """Accuracy against multiply-adds, against time, and the cascades; a PNG and an SVG each."""
+    unit, name = macs_unit([row["macs"] for row in found.rows])
+    axis = f"multiply-adds an image ({name})"
+    paths = plot_accuracy(series_of(found.rows, runs, "macs", unit), stem.with_name(f"{stem.name}_macs"), axis)
+    batch = document["settings"]["timed_batch"]
+    where = f"time an image (ms, in batches of {batch})"
+    paths += plot_accuracy(series_of(found.rows, runs, "image_ms", 1), stem.with_name(f"{stem.name}_time"), where)
+    if found.studies:
+        series = [one for study in found.studies for one in study.series(unit)]
+        paths += plot_accuracy(series, stem.with_name(f"{stem.name}_cascade"), f"average {axis}", front=False)
+    return paths
+
+
+def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Series]:
+    """One series a model and image size; runs that differ by seed are one, with their standard deviation.
+
+    Args:
+        rows: of the sweep.
+        runs: the `Run` of each label that was trained here. A model trained at one size is drawn at that size.
+        cost: key of the cost in the rows.
+        unit: what the cost is divided by.
+    """
+    pixels = {tuple(row["img_size"]) for row in rows}
+    groups: dict[tuple, dict[str, list[dict]]] = {}
+    for row in rows:
+        run = runs.get(row["model"])
+        size = size_name(row["compressed_size"]) if row["compressed_size"] else ""
+        if run is not None and run.size is not None and row["compressed_size"] != list(run.size):
+            continue
+        label = row["model"] if run is None else "one model, all sizes" if run.size is None else "one model a size"
+        px = pixels_name(row["img_size"])
+        name = size if len(pixels) == 1 else f"{size}@{px}" if size else f"{px} px"
+        groups.setdefault((label, tuple(row["img_size"])), {}).setdefault(name, []).append(row)
+    return [
+        Series(
+            label,
+            tuple(
+                Point(
+                    mean(row[cost] for row in same) / unit,
+                    mean(row["top1"] for row in same),
+                    name,
+                    spread([row["top1"] for row in same]),
+                )
+                for name, same in names.items()
+            ),
+        )
+        for (label, _), names in groups.items()
+    ]
+
+
+def print_tables(found: Found, contrasts: list[Contrast], document: dict, console: Console) -> None:
+    """The rows; where they were studied, the cascades; where both ways were trained, their difference."""
+    console = console if console.is_terminal else Console(width=_LOG_WIDTH)
+    console.print(_rows_table(found, document))
+    if found.studies:
+        console.print(_cascade_table(found))
+    if contrasts:
+        console.print(_contrast_table(contrasts))
+
+
+def _rows_table(found: Found, document: dict) -> Table:
+    rows, settings = found.rows, document["settings"]
+    unit, name = macs_unit([row["macs"] for row in rows])
+    pixels = len({tuple(row["img_size"]) for row in rows}) > 1
+    table = Table(
+        title=f"{document['title']}: {found.images} images of the {settings['split']} split",
+        caption=f"*: on the Pareto front of top-1 against {name} (m) or time (t). images/s and peak memory above the "
+        f"weights: batches of {settings['timed_batch']}; ms: one image alone",
+    )
+    names = [
+        "model",
+        "size",
+        *(["px"] if pixels else []),
+        "top-1 %",
+        "top-5 %",
+        name,
+        "params",
+        "images/s",
+        "ms",
+        "MiB",
+    ]
+    for column in [*names, "*"]:
+        text = column == "model"  # in a narrow terminal names fold and figures stay whole
+        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for i, row in enumerate(rows):
+        if i and row["model"] != rows[i - 1]["model"]:
+            table.add_section()
+        table.add_row(
+            row["model"],
+            size_name(row["compressed_size"]) if row["compressed_size"] else "-",
+            *([pixels_name(row["img_size"])] if pixels else []),
+            f"{row['top1']:.2f}",
+            f"{row['top5']:.2f}",
+            f"{row['macs'] / unit:.3g}",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['images_per_second']:.0f}" if row["images_per_second"] >= 10 else f"{row['images_per_second']:.2f}",
+            f"{row['latency_ms']:.3g}",
+            f"{row['peak_mib']:.1f}",
+            "m" * row["pareto_macs"] + "t" * row["pareto_time"],
+        )
+    return table
+
+
+def _cascade_table(found: Found) -> Table:
+    first = found.studies[0]
+    unit, name = macs_unit([row["macs"] for row in found.rows])
+    table = Table(
+        title="cascade that may cost as much as each fixed size",
+        caption=f"thresholds from {first.thresholds_from} ({first.calibration_images}), figures from "
+        f"{first.figures_from} ({first.images}); difference with its standard error",
+    )
+    for column in ("model", "size", name, "top-1 %", "cascade", f"{name} of it", "top-1 % of it", "difference"):
+        text = column in ("model", "cascade")
+        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for study in found.studies:
+        for one in study.comparisons:
+            table.add_row(
+                study.label,
+                size_name(one.size),
+                f"{one.fixed.cost / unit:.3g}",
+                f"{100 * one.fixed.accuracy:.2f}",
+                " > ".join(map(size_name, one.cascade.sizes)),
+                f"{one.result.cost / unit:.3g}",
+                f"{100 * one.result.accuracy:.2f}",
+                f"{100 * one.difference:+.2f} ± {100 * one.standard_error:.2f}",
+            )
+        table.add_section()
+    return table
+
+
+def _contrast_table(contrasts: list[Contrast]) -> Table:
+    seeds = contrasts[0].seeds
+    table = Table(
+        title=f"one model for all sizes against one model a size, top-1 %, seeds {', '.join(map(str, seeds))}",
+        caption="mean ± standard deviation over the seeds; error: standard error of the difference that the choice of "
+        "images alone brings. Every model was trained for the same number of epochs",
+    )
+    for column in ("size", "all sizes", "this size", "difference", "error"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for one in contrasts:
+        cells = [_mean_and_spread(values) for values in (one.multi, one.single)]
+        table.add_row(size_name(one.size), *cells, _mean_and_spread(one.differences, "+"), f"{one.image_error:.2f}")
+    return table
+
+
+def _mean_and_spread(values: tuple[float, ...], sign: str = "") -> str:
+    deviation = spread(values)
+    return f"{mean(values):{sign}.2f}" + ("" if deviation is None else f" ± {deviation:.2f}")

@@ -1,0 +1,198 @@
+"""The sweep itself: one pass over the data for all models and sizes, then their times and memory in turn."""
+
+import json
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lookupvit.analysis.cascade.study import CascadeStudy, study_cascade
+from lookupvit.analysis.cost import count_macs, count_parameters
+from lookupvit.analysis.pareto import pareto_front
+from lookupvit.analysis.sweep import Size, accuracy, collect_logits
+from lookupvit.bench.memory import peak_bytes
+from lookupvit.bench.timing import interleave, timer_for
+from lookupvit.cli.common.loaded import Loaded, calibration_loader, check_sizes, data_config, data_module, loader_of
+from lookupvit.grid import size_name
+from lookupvit.tasks.belonging import first_difference, say
+
+_MIN_SECONDS = 0.05  # of one timing sample
+Logits = dict[str, dict[Size | None, Tensor]]
+
+
+@dataclass
+class Found:
+    """What a sweep found.
+
+    Attributes:
+        rows: one a model, image size and compressed size.
+        images: number scored.
+        studies: of cascades.
+        logits: `(n, C)` by label and size, at the last image size.
+        targets: by label, `(n,)`, at the last image size.
+    """
+
+    rows: list[dict] = field(default_factory=list)
+    images: int = 0
+    studies: list[CascadeStudy] = field(default_factory=list)
+    logits: Logits = field(default_factory=dict)
+    targets: dict[str, Tensor] = field(default_factory=dict)
+
+
+def score(
+    loaded: list[Loaded],
+    overrides: list[str],
+    img_sizes: list[tuple[int, int] | None],
+    split: str,
+    limit: int | None,
+    batch: int,
+    rounds: int,
+    device: str,
+    cascades: list[str],
+) -> Found:
+    """Scores and measures every model at every size.
+
+    Args:
+        loaded: models, by different labels.
+        overrides: `--data.*` options.
+        img_sizes: pixels; None for those of the data.
+        split: "test" or "val".
+        limit: images to score; None for all.
+        batch: images a call when throughput and memory are measured.
+        rounds: of timing.
+        device: where the models are.
+        cascades: labels of the models to study cascades of, where they have two sizes or more.
+
+    Raises:
+        ValueError: in one line, if models, sizes, images or options do not go together.
+    """
+    # Whatever can be wrong is found before the first pass.
+    plan = []
+    for img_size in img_sizes:
+        groups: dict[str, list[Loaded]] = {}  # models that see the same images share their decoding
+        for one in loaded:
+            config = data_config(one.contents, overrides, img_size)
+            groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(one)
+        for text, group in groups.items():
+            data = data_module(json.loads(text))
+            for one in group:
+                check_sizes(one, data.img_size)
+                if data.num_classes != one.subject.model.num_classes:
+                    raise ValueError(
+                        f"{one.label} tells {one.subject.model.num_classes} classes apart and the data has "
+                        f"{data.num_classes}: give the data that it was trained on (--data.root)"
+                    )
+                names, saved = getattr(data, "class_names", None), one.contents.class_names
+                if names and saved and (different := first_difference(saved, list(names))):
+                    say(f"Warning: the classes are not those of {one.label}: {different}")
+            plan.append((data, group))
+
+    found, cases = Found(), {}
+    for data, group in plan:
+        loader = loader_of(data, split, limit)
+        logits, targets = _collect(group, loader, device, "scoring")
+        many = [one for one in group if one.label in cascades and len(one.subject.sizes) > 1]
+        validation = calibration_loader(data, split, loader, limit) if many else None
+        known = None if validation is None else _collect(many, validation, device, "calibrating")
+        for one in many:
+            held = None if known is None else (known[0][one.label], known[1])
+            name = one.label if len(img_sizes) == 1 else f"{one.label}, {pixels_name(data.img_size)} px"
+            found.studies.append(study_cascade(name, one.subject, data.img_size, logits[one.label], targets, held))
+        for one in group:
+            for size in one.subject.sizes:
+                found.rows.append(_row(one, size, data.img_size, logits[one.label][size], targets))
+                cases[(one.architecture, one.subject.head, size, data.img_size)] = one
+        found.logits |= logits
+        found.targets |= {one.label: targets for one in group}
+        found.images = len(targets)
+
+    measured = _measure(cases, batch, rounds, device)
+    places = {one.label: i for i, one in enumerate(loaded)}
+    by_label = {one.label: one for one in loaded}
+    for row in found.rows:
+        one = by_label[row["model"]]
+        size = tuple(row["compressed_size"]) if row["compressed_size"] else None
+        row.update(measured[(one.architecture, one.subject.head, size, tuple(row["img_size"]))])
+    found.rows.sort(key=lambda row: places[row["model"]])  # stable: image sizes and sizes keep their order
+    _mark_fronts(found.rows)
+    return found
+
+
+def pixels_name(img_size: tuple[int, int]) -> str:
+    """An image size as text: "48", or "48x64" for height x width."""
+    height, width = img_size
+    return str(height) if height == width else size_name((height, width))
+
+
+def _collect(group: list[Loaded], loader: DataLoader, device: str, label: str) -> tuple[Logits, Tensor]:
+    subjects = {one.label: one.subject for one in group}
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(f"{label}: {len(loader.dataset)} images", total=len(loader.dataset))
+        return collect_logits(subjects, loader, device, lambda images: progress.advance(bar, images))
+
+
+def _row(one: Loaded, size: Size | None, img_size: tuple[int, int], logits: Tensor, targets: Tensor) -> dict:
+    subject = one.subject
+    top1 = accuracy(logits, targets)
+    return {
+        "model": one.label,
+        "name": one.task.hparams.name,
+        "compressed_size": list(size) if size else None,
+        "img_size": list(img_size),
+        "head": subject.head or ("both" if size and len(subject.model.heads) > 1 else "own"),
+        "images": len(targets),
+        "top1": top1,
+        "top1_error": (top1 * (100 - top1) / len(targets)) ** 0.5,  # binomial standard error, in points
+        "top5": accuracy(logits, targets, 5),
+        "macs": count_macs(subject.model, img_size, size, subject.head),
+        "parameters": count_parameters(subject.model),
+        "checkpoint": str(one.path),
+    }
+
+
+def _call(one: Loaded, size: Size | None, images: Tensor):
+    """The model's call on a batch, as a function without arguments."""
+    if size is None:
+        return lambda: one.subject.model(images)
+    return lambda: one.subject.model(images, compressed_size=size, head=one.subject.head)
+
+
+def _measure(cases: dict[tuple, Loaded], batch: int, rounds: int, device: str) -> dict[tuple, dict]:
+    """Throughput, latency and memory of each case; those of one batch size take turns."""
+    times = {}
+    with torch.inference_mode():
+        for count, label in ((batch, "throughput"), (1, "latency")):
+            images = {size: torch.randn(count, 3, *size, device=device) for *_, size in cases}
+            calls = {key: _call(one, key[2], images[key[3]]) for key, one in cases.items()}
+            times[label] = interleave(
+                calls,
+                next(iter(calls)),
+                rounds,
+                timer=timer_for(device, latency=label == "latency"),
+                min_seconds=_MIN_SECONDS,
+                items=dict.fromkeys(calls, count),
+                label=label,
+            )
+            if label == "throughput":
+                peaks = {key: peak_bytes(call, device) for key, call in calls.items()}
+    return {
+        key: {
+            "images_per_second": times["throughput"][key].rate,
+            "image_ms": 1000 / times["throughput"][key].rate,
+            "latency_ms": 1000 * times["latency"][key].median,
+            "peak_mib": peaks[key] / 2**20,
+        }
+        for key in cases
+    }
+
+
+def _mark_fronts(rows: list[dict]) -> None:
+    """Notes which rows no other row beats, by multiply-adds and by time."""
+    for name, cost in (("pareto_macs", "macs"), ("pareto_time", "image_ms")):
+        best = set(pareto_front([row[cost] for row in rows], [row["top1"] for row in rows]))
+        for i, row in enumerate(rows):
+            row[name] = i in best

@@ -1,0 +1,194 @@
+"""Fixed, separable, linear resize between token grids of one, two or three axes.
+
+Compressed tokens are a resize of the lookup grid and nothing more, so this file is what lets one set of weights serve
+every compressed size. A small matrix an axis rather than `F.interpolate`: its backward is deterministic on CUDA, it
+exports, and the same code serves images and clips.
+
+Letters: B batch, D channels, `from_size` and `to_size` token grids such as (h, w) or (t, h, w).
+"""
+
+from functools import lru_cache
+from math import floor, pi, prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+def _axis_matrix(from_size: int, to_size: int, antialias: bool, device: torch.device) -> Tensor:
+    """`(to_size, from_size)` linear-interpolation weights with half-pixel centres, in the device's widest type."""
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    scale = from_size / to_size
+    support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
+    centres = (torch.arange(to_size, dtype=wide, device=device) + 0.5) * scale - 0.5
+    if not antialias:  # outside the grid the edge value is held, as torch and jax do
+        centres = centres.clamp(0.0, from_size - 1.0)
+    cells = torch.arange(from_size, dtype=wide, device=device)
+    weights = (1.0 - (cells - centres[:, None]).abs() / support).clamp(min=0.0)  # (to_size, from_size)
+    return weights / weights.sum(dim=1, keepdim=True)
+
+
+@lru_cache(maxsize=256)
+def _cached_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    # A matrix made under inference_mode could never take part in a later backward pass.
+    with torch.inference_mode(False):
+        return _axis_matrix(from_size, to_size, antialias, device).to(dtype)
+
+
+def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The matrix of a linear resize along one axis.
+
+    Where torch.compile or torch.export traces, its arithmetic becomes a part of the graph: a few numbers that are
+    computed where they are needed, on the input's device. No constant has to be named, moved, saved or shared.
+
+    Args:
+        from_size: cells before.
+        to_size: cells after.
+        antialias: widen the triangle filter when shrinking, as `jax.image.resize` does by default.
+        dtype: element type of the result.
+        device: where the result lives.
+
+    Returns:
+        `(to_size, from_size)`, rows sum to one. Cached: do not write to it.
+    """
+    if torch.compiler.is_compiling():
+        return _axis_matrix(from_size, to_size, antialias, device).to(dtype)
+    matrix = _cached_matrix(from_size, to_size, antialias, dtype, device)
+    if type(matrix) is not Tensor:  # a tracer's stand-in must not stay in the cache for later, real calls
+        _cached_matrix.cache_clear()
+    return matrix
+
+
+def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool = True) -> Tensor:
+    """Resizes tokens from one grid to another, (bi-, tri-)linearly.
+
+    Under autocast it works in float32 and returns that: what it returns is the compressed tokens' residual stream, to
+    be added to and not to be rounded, as the lookup tokens' and that of timm's ViT.
+
+    Args:
+        x: `(B, prod(from_size), D)`.
+        from_size: grid of `x`, one entry an axis.
+        to_size: grid wanted, as many axes.
+        antialias: see `resize_matrix`.
+
+    Returns:
+        `(B, prod(to_size), D)`; `x` itself where the sizes are equal.
+
+    Raises:
+        ValueError: if the grids differ in their number of axes, or `x` is not of `from_size`.
+    """
+    if len(from_size) != len(to_size):
+        raise ValueError(f"cannot resize a {len(from_size)}-axis grid {from_size} to {to_size}: give as many axes")
+    N = x.shape[1]
+    if prod(from_size) != N:
+        raise ValueError(f"{N} tokens are not a grid of {from_size}: expected {prod(from_size)}")
+    if x.device.type == "meta" or not torch.is_autocast_enabled(x.device.type):
+        return _resize(x, from_size, to_size, antialias)
+    with torch.autocast(x.device.type, enabled=False):
+        return _resize(x.to(torch.promote_types(x.dtype, torch.float32)), from_size, to_size, antialias)
+
+
+def _resize(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool) -> Tensor:
+    B, _, D = x.shape
+    before = 1  # cells of the axes that are already resized
+    for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
+        if old != new:
+            rest = prod(from_size[axis + 1 :]) * D
+            matrix = resize_matrix(old, new, antialias, x.dtype, x.device)
+            # (B, before * old * rest) -> (B * before, old, rest) -> (B * before, new, rest)
+            x = torch.matmul(matrix, x.reshape(B * before, old, rest))
+        before *= new
+    return x.reshape(B, prod(to_size), D)
+
+
+def check_compressed_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns `size` as a tuple of ints, or raises a one-line ValueError if it does not fit into the lookup `grid`."""
+    if isinstance(size, int):
+        size = (size,) * len(grid)
+    size = tuple(int(s) for s in size)
+    if len(size) != len(grid):
+        raise ValueError(f"compressed_size {size} has {len(size)} axes, the lookup grid {grid} has {len(grid)}")
+    if any(s < 1 or s > g for s, g in zip(size, grid, strict=True)):
+        raise ValueError(
+            f"compressed_size {size} does not fit the lookup grid {grid}: each axis must lie between 1 and the grid's; "
+            "choose a smaller compressed_size or a larger image"
+        )
+    return size
+
+
+def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") -> tuple[int, ...]:
+    """Lookup grid of an input of `size`, or a one-line ValueError if `patch` does not divide it."""
+    if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
+        nearest = tuple(max(p, floor(s / p + 0.5) * p) for s, p in zip(size, patch, strict=True))
+        raise ValueError(
+            f"{what} size {tuple(size)} is not a multiple of the patch size {tuple(patch)}: resize to {nearest}"
+        )
+    return tuple(s // p for s, p in zip(size, patch, strict=True))
+
+
+def sincos_positions(size: tuple[int, int], dim: int, device: torch.device | str | None = None) -> Tensor:
+    """Where the tokens of a grid lie in the image, as sines and cosines that know no grid: one point, one code.
+
+    Args:
+        size: (rows, columns).
+        dim: width; a quarter each for sines and cosines of the centres' y and x, of 0.25 to 1.5 periods an image. What
+            is left of a width that four does not divide is zero.
+        device: where to make it.
+
+    Returns:
+        `(rows * columns, dim)`.
+    """
+    each = dim // 4
+    angles = 2 * pi * torch.linspace(0.25, 1.5, max(each, 1), device=device)[:each]
+    y, x = ((torch.arange(side, device=device) + 0.5)[:, None] / side * angles for side in size)  # (side, dim / 4)
+    y = y[:, None].expand(-1, size[1], -1)  # (rows, dim / 4) -> (rows, columns, dim / 4)
+    x = x[None].expand(size[0], -1, -1)  # (columns, dim / 4) -> (rows, columns, dim / 4)
+    waves = torch.cat([y.sin(), y.cos(), x.sin(), x.cos()], dim=-1).flatten(0, 1)  # (rows columns, 4 (dim / 4))
+    return torch.nn.functional.pad(waves, (0, dim - 4 * each))
+
+
+def size_name(size: tuple[int, ...]) -> str:
+    """A grid as text, `(3, 3)` as "3x3" and `(2, 5, 5)` as "2x5x5"."""
+    return "x".join(map(str, size))
+
+
+def parse_size(text: str) -> tuple[int, ...]:
+    """The grid of a text such as "3x3", "2x5x5" or "5" (which means "5x5").
+
+    Raises:
+        ValueError: for any other text, in one line.
+    """
+    parts = text.lower().split("x")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"compressed size {text!r} is not of the form 3x3 (or 2x5x5 for clips): give positive numbers")
+    size = tuple(int(part) for part in parts)
+    return size * 2 if len(size) == 1 else size
+
+
+class Tokens(NamedTuple):
+    """What a backbone hands on.
+
+    Attributes:
+        compressed: `(B, M, D)`, or None where they were not asked for (or the model has none).
+        lookup: `(B, N, D)`, or None where they were not asked for.
+        compressed_size: grid of the compressed tokens.
+        grid_size: grid of the lookup tokens.
+        attention: `(B, H, M, N)` of the block, where it was asked for.
+    """
+
+    compressed: Tensor | None
+    lookup: Tensor | None
+    compressed_size: tuple[int, ...] | None
+    grid_size: tuple[int, ...]
+    attention: Tensor | None = None
+
+
+def to_2tuple(value: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """(height, width) from an int or a pair."""
+    try:
+        pair = (value, value) if isinstance(value, int) else tuple(int(v) for v in value)
+    except TypeError:  # a list of lists, or nothing to count
+        pair = ()
+    if len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"expected a positive size or a (height, width) pair, got {value!r}")
+    return pair

@@ -1,0 +1,302 @@
+"""A trained model as a program for other runtimes: ONNX, or torch.export's own format (`.pt2`).
+
+The batch is dynamic; image size and compressed sizes are fixed when the program is written. What is written is compared
+with the model before it is handed over.
+
+Letters: B batch, C classes, (Y, X) pixels.
+"""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lookupvit.checkpoints.contents import DESCRIPTION
+from lookupvit.checks import check_choice
+from lookupvit.grid import check_compressed_size, grid_of, to_2tuple
+from lookupvit.weights.file import contents_of_model
+from lookupvit.writing import whole_files
+
+FORMATS = ("onnx", "torch-export")
+ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
+PROBABILITIES = ("softmax", "sigmoid")
+ONE_FILE = 1_500_000_000  # bytes of weights that go into an .onnx file itself, whose limit is 2 GiB
+TOLERANCE = 1e-5  # largest difference between program and model, relative to the largest output
+
+Size = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What a program with fused preprocessing does around the model: uint8 pixels in, probabilities out.
+
+    Attributes:
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel.
+        probabilities: "softmax", or "sigmoid" for a model that was trained with the sigmoid loss.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    probabilities: str = "softmax"
+
+    def __post_init__(self):
+        check_choice("probabilities", self.probabilities, PROBABILITIES)
+        if len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std}: give one of each a channel, std above 0")
+
+
+class Program(nn.Module):
+    """What is exported: a model at given compressed sizes, in evaluation mode.
+
+    Args:
+        model: a model of the zoo; copied.
+        sizes: compressed sizes; None for the model's own. With several, `forward` takes the index of one.
+        head: one head alone; None for the model's own choice.
+        preprocessing: fused preprocessing; None: normalised images in, logits out.
+        path: order of the cross-attention's products, see `CrossAttention`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sizes: Sequence[Size] | None = None,
+        head: str | None = None,
+        preprocessing: Preprocessing | None = None,
+        path: str = "auto",
+    ):
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+        self.sizes: list[Size | None] = [None]
+        self.head = head
+        if model.compressed_size is not None:
+            self.model.set_path(path)
+            self.sizes = [tuple(size) for size in sizes or [model.compressed_size]]
+        self.preprocessing = preprocessing
+        if preprocessing is not None:
+            for name in ("mean", "std"):
+                self.register_buffer(name, torch.tensor(getattr(preprocessing, name)).view(-1, 1, 1))  # (C, 1, 1)
+
+    def forward(self, images: Tensor, size: Tensor | None = None) -> Tensor:
+        """Images to logits `(B, C)`, or to probabilities with fused preprocessing.
+
+        Args:
+            images: `(B, 3, Y, X)` normalised; with fused preprocessing uint8 `(B, Y, X, 3)`.
+            size: int64 scalar, the index of a compressed size, where there are several.
+        """
+        return self._after(self._at(self._before(images), size, 0))
+
+    def direct(self, images: Tensor, index: int = 0) -> Tensor:
+        """`forward` at the size of this index, without a choice in the program: what it is compared with."""
+        return self._after(self._model(self._before(images), index))
+
+    def _before(self, images: Tensor) -> Tensor:
+        if self.preprocessing is None:
+            return images
+        return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std  # (B, Y, X, 3) -> (B, 3, Y, X)
+
+    def _after(self, logits: Tensor) -> Tensor:
+        if self.preprocessing is None:
+            return logits
+        return logits.softmax(dim=1) if self.preprocessing.probabilities == "softmax" else logits.sigmoid()
+
+    def _model(self, images: Tensor, index: int) -> Tensor:
+        if self.sizes[index] is None:
+            return self.model(images)
+        return self.model(images, compressed_size=self.sizes[index], head=self.head)
+
+    def _at(self, images: Tensor, size: Tensor | None, index: int) -> Tensor:
+        """The model at the size that `size` names, from `index` on; only the branch taken runs."""
+        if index == len(self.sizes) - 1:
+            return self._model(images, index)
+        chosen, others = (lambda x: self._model(x, index)), (lambda x: self._at(x, size, index + 1))
+        return torch.cond(size == index, chosen, others, (images,))
+
+    def example(self, img_size: tuple[int, ...], batch: int, index: int = 0) -> tuple[Tensor, ...]:
+        """Random arguments of `forward`."""
+        random = torch.Generator().manual_seed(batch)
+        shape = (*([self.model.num_frames] if hasattr(self.model, "num_frames") else []), *img_size)
+        if self.preprocessing is not None:
+            images = torch.randint(0, 256, (batch, *shape, 3), dtype=torch.uint8, generator=random)
+        else:
+            images = torch.randn(batch, 3, *shape, generator=random)
+        return (images, torch.tensor(index)) if len(self.sizes) > 1 else (images,)
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    format: str | None = None,
+    *,
+    compressed_sizes: Sequence[Size] | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    head: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    attention: str = "auto",
+) -> float:
+    """Writes a model as a program with a dynamic batch, and compares the program with the model.
+
+    Inputs are `images` and, with several compressed sizes in one file, `size`: the index of one, in the order given;
+    only that one is computed. The output is `logits`, or `probabilities` with fused preprocessing.
+
+    Args:
+        model: `LookupViT` or `ViT` (or a video model, without preprocessing), in any mode, on any device.
+        path: file to write.
+        format: "onnx" (`.onnx`, weights inside) or "torch-export" (`.pt2`, for `torch.export.load`, ExecuTorch or
+            AOTInductor); by the file's ending by default.
+        compressed_sizes: one or several; the model's own by default.
+        img_size: pixels that the program takes; the model's own by default.
+        head: one head alone, such as "compressed", which saves the end of the last block.
+        preprocessing: fuse it: uint8 `(B, Y, X, 3)` in, probabilities out.
+        attention: order of the cross-attention's products, as the model's `path`: "auto", "plain" or "absorbed".
+
+    Returns:
+        the largest difference between program and model over several batches, relative to the largest output.
+
+    Raises:
+        ValueError: for what does not fit, a missing package, or a program that differs by more than 1e-5; in one line.
+    """
+    path = Path(path)
+    format = check_choice("format", _format_of(path) if format is None else format, FORMATS)
+    check_choice("attention", attention, ("auto", "plain", "absorbed"))
+    pixels = to_2tuple(model.img_size if img_size is None else img_size)
+    _check(model, pixels, compressed_sizes, head, preprocessing)
+    program = Program(model, compressed_sizes, head, preprocessing, attention)
+    with torch.no_grad(), _quiet():
+        exported = _trace(program, pixels)
+        described = {DESCRIPTION: json.dumps(described_program(program))}
+        with whole_files(path.parent) as folder:  # files: large weights of ONNX get one of their own
+            if format == "onnx":
+                _write_onnx(exported, folder / path.name, described)
+            else:
+                torch.export.save(exported, folder / path.name, extra_files=described)
+            return _largest_difference(program, load_program(folder / path.name), pixels, path)
+
+
+def load_program(path: str | Path) -> Callable[..., Tensor]:
+    """A written program as a function of tensors: `images`, and `size` where it has several compressed sizes.
+
+    A program is code: load only files that you trust. (`load_weights` and `load_model` run nothing, whoever wrote the
+    file.)
+
+    Raises:
+        ValueError: for another ending than `.onnx` and `.pt2`, or if onnxruntime is not installed.
+    """
+    path = Path(path)
+    if _format_of(path) == "torch-export":
+        return torch.export.load(path).module()
+    runtime = _package("onnxruntime")
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+
+    def run(*arguments: Tensor) -> Tensor:
+        feed = {name: value.numpy() for name, value in zip(names, arguments, strict=True)}
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    return run
+
+
+def described_program(program: Program) -> dict[str, Any]:
+    """What the file says of itself: the model's description, and the sizes and the head that the program runs."""
+    described = contents_of_model(program.model).description()
+    sizes = [list(size) for size in program.sizes if size is not None]
+    return {**described, "compressed_sizes": sizes, "head": program.head, "fused": program.preprocessing is not None}
+
+
+def _trace(program: Program, pixels: tuple[int, ...]) -> torch.export.ExportedProgram:
+    for index in range(len(program.sizes)):  # resize matrices are made in a first call; tracing finds constants then
+        program.direct(program.example(pixels, 2)[0], index)
+    arguments = program.example(pixels, 2)
+    dynamic = ({0: torch.export.Dim("batch")}, None)[: len(arguments)]
+    return torch.export.export(program, arguments, dynamic_shapes=dynamic)
+
+
+def _write_onnx(exported: torch.export.ExportedProgram, path: Path, described: dict[str, str]) -> None:
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        _package(name)
+    named = any(value.dtype == torch.uint8 for value in exported.example_inputs[0])
+    program = torch.onnx.export(
+        exported,
+        dynamo=True,
+        input_names=("images", "size")[: len(exported.example_inputs[0])],
+        output_names=["probabilities" if named else "logits"],
+        verbose=False,
+    )
+    passes = import_module("onnx_ir.passes.common")  # of onnxscript
+    # Each compressed size has brought its own copy of the weights, and each node a stack trace with this machine's
+    # paths.
+    passes.DeduplicateInitializersPass(size_limit=2**32)(program.model)
+    passes.ClearMetadataAndDocStringPass()(program.model)
+    program.model.metadata_props.update(described)
+    size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    program.save(path, external_data=size > ONE_FILE)
+
+
+def _largest_difference(program: Program, run: Callable[..., Tensor], pixels: tuple[int, ...], path: Path) -> float:
+    """Between program and model, relative to the largest output; an error where it is too large."""
+    largest = 0.0
+    for index in range(len(program.sizes)):
+        for batch in (1, 3):
+            arguments = program.example(pixels, batch, index)
+            expected = program.direct(arguments[0], index)
+            difference = (run(*arguments) - expected).abs().max() / expected.abs().max().clamp(min=1.0)
+            largest = max(largest, difference.item())
+    if not largest <= TOLERANCE:
+        raise ValueError(f"{path} differs from the model by {largest:.2g}, more than {TOLERANCE:g}: do not use it")
+    return largest
+
+
+def _check(
+    model: nn.Module,
+    pixels: tuple[int, int],
+    sizes: Sequence[Size] | None,
+    head: str | None,
+    preprocessing: Preprocessing | None,
+) -> None:
+    grid = grid_of(pixels, tuple(model.patch_size))
+    video = hasattr(model, "num_frames")
+    if model.compressed_size is None and (sizes or head):
+        raise ValueError("a plain ViT has no compressed tokens: leave compressed_sizes and head out")
+    for size in sizes or []:
+        if not video:
+            check_compressed_size(size, grid)
+    if preprocessing is not None and (video or model.num_classes == 0):
+        raise ValueError("fused preprocessing is of image classifiers: leave it out for videos and features")
+
+
+def _format_of(path: Path) -> str:
+    for format, ending in ENDINGS.items():
+        if path.suffix == ending:
+            return format
+    raise ValueError(f"{path}: the ending {path.suffix!r} is unknown: choose {' or '.join(ENDINGS.values())}")
+
+
+def _package(name: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ValueError(f"ONNX needs {name}: pip install 'lookupvit[export]', or choose torch-export") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What torch and onnxscript say about their own deprecations while they export is of no concern to the caller."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,70 @@
+"""Models out of files: the file says what to build."""
+
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from lookupvit.checkpoints.contents import OWN_ARGUMENTS, Contents, is_exported
+from lookupvit.interop.claims import check_claims
+from lookupvit.model.zoo import create_model, model_arguments
+from lookupvit.weights.file import read_weights
+from lookupvit.weights.hub import describe
+from lookupvit.weights.load import load_weights
+
+
+def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, **kwargs: Any) -> nn.Module:
+    """Builds the model that a file holds, with its weights, in evaluation mode.
+
+    Args:
+        source: a checkpoint that `lookupvit fit` wrote, a folder that `save_pretrained` wrote, or the safetensors of
+            one.
+        ema: averaged weights where a checkpoint has both.
+        verbose: print what became of each tensor.
+        **kwargs: arguments in place of the file's, such as `img_size` or `compressed_size`; weights are resized, see
+            `load_weights`.
+
+    Returns:
+        the model; its `class_names`, `pixels`, `trained_sizes` and `scores` are set where the file says them.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, does not say which model it holds, or does not fit the arguments; in one line.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and not is_exported(path):
+        raise ValueError(f"{path} is no folder of save_pretrained: it has no config.json")
+    weights = read_weights(path, ema)
+    contents = weights.contents
+    if contents.name is None and path.is_dir():
+        raise ValueError(f"{path} is no folder of save_pretrained: its config.json names no architecture")
+    if contents.name is None:
+        raise ValueError(
+            f"{path} does not say which model it holds: build one with create_model and use load_weights for this file"
+        )
+    model = build_model(contents, **kwargs)
+    load_weights(model, weights, verbose=verbose)
+    describe(model, contents)
+    return model.eval()
+
+
+def build_model(contents: Contents, **kwargs: Any) -> nn.Module:
+    """The model that a file names, with first weights.
+
+    Args:
+        contents: from `read_contents`.
+        **kwargs: arguments in place of the file's.
+
+    Raises:
+        ValueError: if the file does not say which model it holds, or says what does not exist; in one line.
+    """
+    if contents.name is None:
+        raise ValueError(f"{contents.source} does not say which model it holds")
+    hyper, known = contents.hyper_parameters, model_arguments(contents.name)
+    check_claims(hyper, contents.content.get("state_dict", contents.content), contents.source)
+    given = {key: hyper[key] for key in OWN_ARGUMENTS if hyper.get(key) is not None and key in known}
+    if "compressed_size" not in given and hyper.get("compressed_sizes"):
+        given["compressed_size"] = max(hyper["compressed_sizes"], key=prod)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return create_model(contents.name, **{**contents.arguments, **given, **kwargs})

@@ -1,0 +1,29 @@
+"""Names for `timm.create_model`: imported after timm, by `import lookupvit`.
+
+Only names are registered here; the models are imported when one is built.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.models import register_model
+from torch import nn
+
+from lookupvit.sizes import image_models
+
+__all__: list[str] = []  # `register_model` adds each name
+
+
+def _entry(name: str, defaults: dict[str, Any]) -> Callable[..., nn.Module]:
+    def entry(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        from lookupvit.interop.timm_model import build  # it needs all of timm, which may be importing this very file
+
+        return build(name, defaults, pretrained, **kwargs)
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"`{name}` of lookupvit, see `lookupvit.interop.timm_model.build`."
+    return entry
+
+
+for _name, _defaults in image_models("lookupvit").items():
+    globals()[_name] = register_model(_entry(_name, _defaults))

@@ -1,0 +1,1 @@
+"""Penn Treebank tokens, as caption metrics use them."""

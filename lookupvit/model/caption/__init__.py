@@ -1,0 +1,1 @@
+"""A text decoder over compressed tokens."""

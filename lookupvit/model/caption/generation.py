@@ -1,0 +1,55 @@
+"""Text out of a decoder: greedy, beam search, and sampling from the nucleus, many images at a time.
+
+Letters: B images, M memory tokens, E their width.
+
+A finished image waits for the others without changing any more, so that what is written of an image does not depend on
+the rest of its batch.
+"""
+
+import torch
+from torch import Tensor
+
+from lookupvit.model.caption.decoder import Decoder
+from lookupvit.model.caption.decoding import CachedText, WholeText
+from lookupvit.model.caption.options import METHODS, Caption, Generation, Special
+from lookupvit.model.caption.search import Beams, Search, Walk
+
+__all__ = ["METHODS", "Caption", "Generation", "Special", "generate"]
+
+
+@torch.no_grad()
+def generate(
+    decoder: Decoder,
+    memory: Tensor,
+    special: Special,
+    how: Generation | None = None,
+    cached: bool = True,
+    generator: torch.Generator | None = None,
+) -> list[list[Caption]]:
+    """Writes texts about images.
+
+    Args:
+        decoder: in evaluation mode.
+        memory: `(B, M, E)`.
+        special: tokens with a meaning.
+        how: method and its options; beam search by default.
+        cached: keep keys and values; without, the same texts come out many times slower.
+        generator: of the samples, on the memory's device; torch's own by default.
+
+    Returns:
+        for each image up to `num_return` texts, best first; fewer only if there are not as many.
+
+    Raises:
+        ValueError: if the lengths asked for do not fit the decoder's context.
+    """
+    how = Generation() if how is None else how
+    limit = how.limit(decoder.context_length)
+    if not len(memory):
+        return []
+    most = {"greedy": 1, "beam": how.beams, "sample": how.num_return}[how.method]
+    text = (CachedText if cached else WholeText)(decoder, memory, most, limit + 1)
+    if how.method == "beam":
+        search: Search = Beams(text, special, how, limit)
+    else:
+        search = Walk(text, special, how, limit, generator=generator)
+    return search.captions(search.run(len(memory), memory.device))

@@ -1,0 +1,1 @@
+"""Faster orders of the same matrix products."""

@@ -1,0 +1,1 @@
+"""LookupViViT and ViViT."""

@@ -1,0 +1,122 @@
+"""What follows a clip's space: the temporal transformer of factorised models, and the layers of their parameters.
+
+Letters: B batch, t time indices, K tokens of a time index, D embed_dim.
+"""
+
+from functools import partial
+
+import torch
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+from lookupvit.checks import check_choice
+from lookupvit.grid import resize_tokens
+from lookupvit.sizes import ARRANGEMENTS
+
+
+def check_model(model: str) -> bool:
+    """Whether `model` is "factorised"; a one-line ValueError for anything but that and "joint"."""
+    return check_choice("model", model, ARRANGEMENTS) == "factorised"
+
+
+def vit_blocks(
+    depth: int,
+    dim: int,
+    num_heads: int,
+    mlp_ratio: float = 4.0,
+    qkv_bias: bool = True,
+    proj_drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+) -> nn.ModuleList:
+    """ViT blocks of timm, stochastic depth growing linearly from 0 to `drop_path_rate`."""
+    return nn.ModuleList(
+        Block(
+            dim,
+            num_heads,
+            mlp_ratio,
+            qkv_bias,
+            proj_drop=proj_drop_rate,
+            drop_path=drop_path_rate * i / max(depth - 1, 1),
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        )
+        for i in range(depth)
+    )
+
+
+class TemporalTransformer(nn.Module):
+    """One pooled token a time index, positions over time, a class token, ViT blocks; the class token comes out.
+
+    Args:
+        grid_size: time indices of the native clip; another number resizes the positions.
+        dim: D.
+        depth: blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLP over D.
+        qkv_bias: biases on Q, K and V.
+        pos_drop_rate: dropout after the positions.
+        proj_drop_rate: dropout after output projections and MLPs.
+        drop_path_rate: stochastic depth of the last block.
+    """
+
+    def __init__(
+        self,
+        grid_size: int,
+        dim: int,
+        depth: int = 4,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        pos_drop_rate: float = 0.0,
+        proj_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+    ):
+        super().__init__()
+        self.grid_size = grid_size
+        self.cls_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.empty(1, grid_size, dim))
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        self.pos_drop = nn.Dropout(pos_drop_rate)
+        self.blocks = vit_blocks(depth, dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, drop_path_rate)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+
+    def forward(self, tokens: Tensor, t: int) -> Tensor:
+        """Normalised tokens `(B, t K, D)` of a clip of `t` time indices to its class token `(B, 1, D)`."""
+        x = tokens.unflatten(1, (t, -1)).mean(dim=2)  # (B, t K, D) -> (B, t, K, D) -> (B, t, D)
+        x = x + resize_tokens(self.pos_embed, (self.grid_size,), (t,))
+        x = self.pos_drop(torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1))  # (B, 1 + t, D)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, :1])
+
+
+class ClipLayers:
+    """Which layer a parameter belongs to, and which do not decay: shared by `LookupViViT` and `ViViT`.
+
+    Expects `depth`, and `temporal` (a `TemporalTransformer` or None).
+    """
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that should not decay although they are matrices."""
+        temporal = () if self.temporal is None else ("temporal.cls_token", "temporal.pos_embed")
+        return {"embed.pos_embed", *temporal}
+
+    @property
+    def num_layers(self) -> int:
+        """Layers for layer-wise decay: embedding, blocks, temporal blocks, heads."""
+        return self.depth + 2 + (0 if self.temporal is None else len(self.temporal.blocks))
+
+    def layer_id(self, name: str) -> int:
+        """Layer of a parameter: 0 the embedding, 1 to L the blocks, then the temporal blocks, last the heads.
+
+        What stands between the blocks and the temporal blocks counts with the first of the latter.
+        """
+        first, *rest = name.split(".")
+        if first == "embed":
+            return 0
+        if first == "blocks":
+            return int(rest[0]) + 1
+        if self.temporal is not None and first == "temporal" and rest[0] == "blocks":
+            return self.depth + 1 + int(rest[1])
+        between = first.startswith("norm") or (first == "temporal" and rest[0] in ("cls_token", "pos_embed"))
+        return self.depth + 1 if self.temporal is not None and between else self.num_layers - 1

@@ -1,0 +1,1 @@
+"""Reading, resizing, loading and sharing weights; knows no class of model."""

@@ -1,0 +1,249 @@
+"""Models as folders: weights, configuration, image processor and model card, on disk or on the Hugging Face Hub."""
+
+import json
+import os
+from math import isfinite
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.file_download import hf_hub_download
+from torch import nn
+
+from lookupvit.checkpoints.contents import CONFIG, DESCRIPTION, PROCESSOR, SAFETENSORS, Contents, Size, read_contents
+from lookupvit.checkpoints.pixels import RESAMPLE, Pixels
+from lookupvit.trust import printable, read_json
+from lookupvit.weights.claims import check_described
+from lookupvit.weights.load import load_weights
+
+PREPROCESSOR = PROCESSOR  # its name here
+_CARD = """\
+---
+{{ card_data }}
+---
+
+# {{ name }}
+
+LookupViT ([arXiv 2407.12753](https://arxiv.org/abs/2407.12753)): {{ parameters }} M parameters, images of
+{{ img_size }} pixels, compressed tokens {{ compressed_size }}.
+
+```python
+from lookupvit import {{ name }}
+
+model = {{ name }}.from_pretrained("FOLDER_OR_REPOSITORY")
+logits = model(images)  # (B, 3, height, width), normalised as preprocessor_config.json says, to (B, {{ num_classes }})
+```
+
+Class names are `id2label` in `config.json`, where they are known.
+"""
+
+
+class HubMixin(
+    PyTorchModelHubMixin,
+    library_name="lookupvit",
+    license="apache-2.0",
+    pipeline_tag="image-classification",
+    tags=["lookupvit", "vision-transformer"],
+    paper_url="https://arxiv.org/abs/2407.12753",
+    model_card_template=_CARD,
+):
+    """`save_pretrained(folder)`, `from_pretrained(folder or repository)` and `push_to_hub(repository)` for a model.
+
+    A folder holds `model.safetensors`, `config.json` (the arguments that built the model), `README.md` (the model card)
+    and, where `set_preprocessing` was called, `preprocessor_config.json`.
+    """
+
+    architecture: str | None = None  # the class that a folder names, where it is another than the model's own
+    preprocessing: dict[str, Any] | None = None
+    class_names: list[str] | None = None
+    # What else travels with the weights into every format, see docs/CHECKPOINTS.md.
+    pixels: Pixels | None = None
+    trained_sizes: list[Size] | None = None
+    scores: dict[str, float] = {}
+    task_options: dict[str, Any] = {}
+
+    def set_preprocessing(
+        self,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        crop_pct: float = 0.875,
+        interpolation: str = "bicubic",
+        class_names: list[str] | None = None,
+    ) -> None:
+        """Notes how images are prepared and what the classes are called; `save_pretrained` writes it.
+
+        Args:
+            mean: of each channel, of pixels in 0..1.
+            std: of each channel.
+            crop_pct: part of the resized image's side that the centre crop keeps.
+            interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+            class_names: name of each class, in the order of the logits.
+
+        Raises:
+            ValueError: for an interpolation that does not exist, or another number of names than classes.
+        """
+        if class_names is not None and len(class_names) != self.num_classes:
+            raise ValueError(
+                f"{len(class_names)} class names for {self.num_classes} classes: give one a class, or none"
+            )
+        self.preprocessing = image_processor(self.img_size, mean, std, crop_pct, interpolation)
+        self.pixels = Pixels(tuple(mean), tuple(std), interpolation, crop_pct)
+        self.class_names = None if class_names is None else list(class_names)
+
+    def note_processor(self) -> None:
+        """Puts `pixels` into the words of transformers, as far as those have them."""
+        options = {"crop_pct": self.pixels.crop_pct, "interpolation": self.pixels.interpolation}
+        given = {key: value for key, value in options.items() if value is not None}
+        if given.get("interpolation", "bicubic") in RESAMPLE:
+            self.preprocessing = image_processor(self.img_size, self.pixels.mean, self.pixels.std, **given)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from lookupvit.weights.file import contents_of_model, save_weights  # know the models that inherit here
+
+        save_weights(self, save_directory / SAFETENSORS)
+        config: dict[str, Any] = {"architectures": [self.architecture or type(self).__name__], **self._hub_mixin_config}
+        if self.class_names is not None:
+            config["id2label"] = {str(i): name for i, name in enumerate(self.class_names)}
+        config[DESCRIPTION] = contents_of_model(self).description()
+        _write_json(save_directory / CONFIG, config)
+        if self.preprocessing is not None:
+            _write_json(save_directory / PREPROCESSOR, self.preprocessing)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        verbose: bool = False,
+        **model_kwargs: Any,
+    ) -> Self:
+
+        def find(name: str) -> Path:
+            if os.path.isdir(model_id):
+                return Path(model_id) / name
+            where = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download, "token": token}
+            return Path(hf_hub_download(model_id, name, local_files_only=local_files_only, **where))
+
+        config = _read_json(find(CONFIG))
+        kind = (config.get("architectures") or [cls.__name__])[0]
+        if kind not in [known.__name__ for known in cls.__mro__]:
+            raise ValueError(f"{model_id} holds a {kind}, not a {cls.__name__}: use {kind}.from_pretrained")
+        weights = find(SAFETENSORS)
+        check_described(cls, model_kwargs, weights.stat().st_size if weights.is_file() else 0, str(model_id))
+        model = cls(**model_kwargs)
+        load_weights(model, weights, verbose=verbose)
+        try:
+            processor = find(PREPROCESSOR)
+        except EntryNotFoundError:
+            processor = None
+        describe(model, read_contents(find(SAFETENSORS).parent))
+        if processor is not None and processor.is_file():
+            model.preprocessing = _processor(processor)
+        names = config.get("id2label")
+        if isinstance(names, dict) and names.keys() == {str(i) for i in range(model.num_classes)}:
+            model.class_names = [printable(names[str(i)]) for i in range(model.num_classes)]
+        return model.eval()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any):
+        """The model card: what the model is, how to load it, what it expects."""
+        facts = {
+            "name": self.architecture or type(self).__name__,
+            "parameters": f"{sum(p.numel() for p in self.parameters()) / 1e6:.1f}",
+            "img_size": "x".join(map(str, self.img_size)),
+            "compressed_size": "x".join(map(str, self.compressed_size or ())) or "none (a plain ViT)",
+            "num_classes": self.num_classes,
+        }
+        return super().generate_model_card(*args, **{**facts, **kwargs})
+
+
+def image_processor(
+    img_size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    crop_pct: float = 0.875,
+    interpolation: str = "bicubic",
+) -> dict[str, Any]:
+    """A `preprocessor_config.json` as transformers reads it (`AutoImageProcessor`).
+
+    A square image is resized by its shorter side and cropped. For any other shape the whole picture is resized to it:
+    transformers has no resize that covers a rectangle.
+
+    Args:
+        img_size: (height, width) that the model takes.
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel.
+        crop_pct: part of the resized image's side that the centre crop keeps.
+        interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
+
+    Raises:
+        ValueError: for an interpolation that does not exist.
+    """
+    if interpolation not in RESAMPLE:
+        raise ValueError(f"interpolation={interpolation!r} is not known: choose one of {', '.join(RESAMPLE)}")
+    height, width = img_size
+    square = height == width
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": round(height / crop_pct)} if square else {"height": height, "width": width},
+        "resample": RESAMPLE[interpolation],
+        "do_center_crop": square,
+        "crop_size": {"height": height, "width": width},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _processor(path: Path) -> dict[str, Any]:
+    """What a folder says of its images.
+
+    Raises:
+        ValueError: If its mean or deviation are not three numbers; one line.
+    """
+    known = _read_json(path)
+    for key in ("image_mean", "image_std"):
+        value = known.get(key)
+        if not isinstance(value, list) or [type(x) in (int, float) and isfinite(x) for x in value] != [True] * 3:
+            raise ValueError(f"{path} is damaged: its {key} is not three numbers")
+    return known
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
+        return content
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist: give a folder that save_pretrained wrote") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+# Of a task's hyper-parameters, what goes along with the model's arguments when the model is written again.
+_TASK_OPTIONS = ("loss", "eval_head")
+
+
+def describe(model: nn.Module, contents: Contents) -> None:
+    """Notes on a model what its file says, so that every format that it is written to says it too."""
+    if contents.class_names is not None and len(contents.class_names) == model.num_classes:
+        model.class_names = contents.class_names
+    model.pixels, model.trained_sizes, model.scores = contents.pixels, contents.trained_sizes, contents.scores
+    options = {key: contents.hyper_parameters.get(key) for key in _TASK_OPTIONS}
+    model.task_options = {key: value for key, value in options.items() if value is not None}
+    if contents.pixels is not None:
+        model.note_processor()

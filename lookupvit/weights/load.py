@@ -1,0 +1,265 @@
+"""Weights into a model of another image size, patch, number of frames or classes; nothing is passed over in silence.
+
+Letters: D embed_dim, C channels, (t, y, x) kernel, (t, h, w) token grid.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from lookupvit.grid import size_name
+from lookupvit.weights.file import Weights, as_weights, facts, read_weights, save_weights
+from lookupvit.weights.resize import Size, fit_kernel, fit_positions, guess_grid
+from lookupvit.weights.vit_names import common_name, is_plain_vit, plain_vit
+
+_SHOWN = 10  # errors in the table
+
+
+@dataclass
+class Report:
+    """What a load did, by name of the tensor.
+
+    Attributes:
+        source: where the weights came from.
+        loaded: taken as they were.
+        derived: made out of other tensors (warm starts), and how.
+        resized: fitted to another size, and from which to which.
+        initialised: not in the weights, left as the model initialised them, and why that is right.
+        unexpected: in the weights and left out, and why that is right.
+        errors: missing, of another shape, or unknown, without a reason.
+        notes: what else to know.
+    """
+
+    source: str
+    loaded: list[str] = field(default_factory=list)
+    derived: dict[str, str] = field(default_factory=dict)
+    resized: dict[str, str] = field(default_factory=dict)
+    initialised: dict[str, str] = field(default_factory=dict)
+    unexpected: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(what happened, tensors, how or why); names that differ in the number of their block share a row."""
+        rows = [("loaded", f"{len(self.loaded)} tensors", "")] if self.loaded else []
+        for kind in ("derived", "resized", "initialised", "unexpected", "errors"):
+            grouped: dict[tuple[str, str], list[str]] = {}
+            for name, reason in getattr(self, kind).items():
+                key = (re.sub(r"\bblocks\.\d+\.", "blocks.*.", name), reason)
+                grouped.setdefault(key, []).append(name)
+            label = "ERROR" if kind == "errors" else kind
+            for (pattern, reason), names in grouped.items():
+                rows.append((label, names[0] if len(names) == 1 else f"{pattern} ({len(names)})", reason))
+        return rows
+
+    def show(self, console: Console | None = None) -> None:
+        """Prints the table, of the errors a few; nothing where no tensor fits, of which `check` tells in a line."""
+        if self.errors and not (self.loaded or self.derived or self.resized):
+            return
+        table = Table(title=f"weights from {self.source}", title_justify="left", caption_justify="left")
+        for column in ("", "tensors", "how or why"):
+            table.add_column(column, overflow="fold")
+        rows = self.rows()
+        wrong = [row for row in rows if row[0] == "ERROR"]
+        for kind, names, reason in [row for row in rows if row not in wrong[_SHOWN:]]:
+            table.add_row(kind, names, reason, style="bold red" if kind == "ERROR" else None)
+        if len(wrong) > _SHOWN:
+            table.add_row("ERROR", f"and {len(wrong) - _SHOWN} more rows", "", style="bold red")
+        table.caption = "\n".join(self.notes) or None
+        (console or Console()).print(table)
+
+    def check(self) -> None:
+        """Raises a one-line ValueError if anything is unexplained."""
+        if not self.errors:
+            return
+        if not (self.loaded or self.derived or self.resized):
+            if any(name.startswith("decoder.") for name in self.errors):
+                raise ValueError(
+                    f"weights {self.source} are of a captioner, and a classifier is wanted here: give a classifier's "
+                    "(lookupvit predict and test take captioners)"
+                )
+            names = [name for name, reason in self.errors.items() if "not in the model" in reason] or list(self.errors)
+            raise ValueError(
+                f"weights {self.source} are of another kind of model, no tensor of them fits: they have {names[0]} and "
+                f"{len(names) - 1} more; expected a LookupViT, or a plain ViT as timm names its weights"
+            )
+        name, reason = next(iter(self.errors.items()))
+        more = f" (and {len(self.errors) - 1} more, see the table)" if len(self.errors) > 1 else ""
+        raise ValueError(f"weights {self.source} do not fit the model: {name} {reason}{more}")
+
+
+__all__ = ["Report", "Weights", "fit_weights", "load_weights", "read_weights", "save_weights"]
+
+_KERNEL, _POSITIONS, _TIME = "embed.proj.weight", "embed.pos_embed", "temporal.pos_embed"
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | Path | Mapping[str, Tensor] | Weights,
+    *,
+    grid: Size | None = None,
+    ignore: Sequence[str] = (),
+    ema: bool = True,
+    inflation: str = "central_frame",
+    verbose: bool = True,
+) -> Report:
+    """Loads weights into a model of the zoo, fits what has another size, and prints a table of what it did.
+
+    * position embeddings: to another image size, patch, aspect or number of frames (`resize_positions`);
+    * patch kernels: to another patch size by pseudo-inverse, from patches to tubelets (`resize_kernel`,
+      `inflate_patch_embed`); image weights start a video model;
+    * classifiers: left as initialised where the number of classes differs;
+    * class and register tokens of a timm ViT: left out, for these models average their tokens.
+
+    The model is changed only if everything is explained.
+
+    Args:
+        model: `LookupViT`, `LookupViViT`, `ViT` or `ViViT`.
+        source: safetensors, a torch or Lightning checkpoint, a folder of `save_pretrained`, or a state dict.
+        grid: token grid (h, w) or (t, h, w) of the weights' positions, where file and number do not tell.
+        ignore: patterns such as "heads.*" of names that may be missing or unknown.
+        ema: averaged weights where a file has both.
+        inflation: how a patch becomes a tubelet: "central_frame" or "average".
+        verbose: print the table.
+
+    Returns:
+        what became of each tensor.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a damaged file, one with code in it, or weights that do not fit; in one line.
+    """
+    reasons = dict.fromkeys(ignore, "ignored as asked")
+    new, report = fit_weights(model, as_weights(source, ema), grid=grid, ignore=reasons, inflation=inflation)
+    if verbose:
+        report.show()
+    report.check()
+    model.load_state_dict(new)
+    return report
+
+
+def fit_weights(
+    model: nn.Module,
+    weights: Weights,
+    *,
+    grid: Size | None = None,
+    ignore: Mapping[str, str] | None = None,
+    inflation: str = "central_frame",
+) -> tuple[dict[str, Tensor], Report]:
+    """The state dict that `load_weights` loads, and its report, without touching the model.
+
+    `ignore` maps patterns of names that may be missing or unknown to the reason.
+    """
+    report = Report(weights.source, unexpected=dict(weights.dropped))
+    state = dict(weights.state)
+    _check_kind(model, weights)
+    if is_plain_vit(state):
+        state, dropped, notes = plain_vit(state, grid or weights.grid, tuple(facts(model)["grid"])[-2:])
+        report.unexpected |= dropped
+        report.notes += notes
+    own = {common_name(name): (name, value) for name, value in model.state_dict().items()}
+    given = {common_name(name): value for name, value in state.items()}
+    _check_heads(model, weights)
+    _fit_sizes(model, given, report, grid or weights.grid, inflation)
+
+    result: dict[str, Tensor] = {}
+    for name, (full, target) in own.items():
+        result[full] = target
+        value = given.pop(name, None)
+        reason = _reason_to_initialise(name, value, target, state) or _ignored(name, ignore)
+        if value is not None and value.shape == target.shape:
+            result[full] = value.to(target.dtype)
+            if name not in report.resized:
+                report.loaded.append(full)
+        elif reason:
+            report.initialised[full] = reason
+        elif value is None:
+            report.errors[full] = "is missing in them"
+        else:
+            report.errors[full] = f"has shape {tuple(value.shape)} in them and {tuple(target.shape)} here"
+    for name in given:
+        reason = _reason_to_drop(model, name) or _ignored(name, ignore)
+        (report.unexpected if reason else report.errors)[name] = reason or "is not in the model"
+    return result, report
+
+
+def _ignored(name: str, ignore: Mapping[str, str] | None) -> str:
+    return next((reason for pattern, reason in (ignore or {}).items() if fnmatch(name, pattern)), "")
+
+
+def _check_kind(model: nn.Module, weights: Weights) -> None:
+    """Raises a one-line ValueError for weights of another family of models, or of another depth."""
+    inner, kind = getattr(model, "vit", model), type(model).__name__
+    theirs = {name.removeprefix("vit.") for name in weights.state}
+    crosses, here = "blocks.0.cross.q.weight" in theirs, hasattr(inner.blocks[0], "cross")
+    if here and not crosses and is_plain_vit(weights.state):
+        raise ValueError(f"weights {weights.source} are a plain ViT's, this model is a {kind}: use warm_start for them")
+    if crosses and not here:
+        raise ValueError(f"weights {weights.source} are a LookupViT's, this model is a {kind}: build a lookupvit_ one")
+    depth = 1 + max((int(name.split(".")[1]) for name in theirs if name.startswith("blocks.")), default=-1)
+    if depth not in (0, len(inner.blocks)):
+        raise ValueError(
+            f"weights {weights.source} have {depth} blocks, this model {len(inner.blocks)}: build it with depth={depth}"
+        )
+
+
+def _check_heads(model: nn.Module, weights: Weights) -> None:
+    own = facts(model)["num_heads"]
+    if weights.num_heads is not None and weights.num_heads != own:
+        raise ValueError(
+            f"weights {weights.source} have {weights.num_heads} attention heads, this model {own}: the shapes fit, the "
+            f"function would not; build the model with num_heads={weights.num_heads}"
+        )
+
+
+def _fit_sizes(model: nn.Module, given: dict[str, Tensor], report: Report, grid: Size | None, inflation: str) -> None:
+    """Fits kernel and positions in `given`, and notes what changed."""
+    kernel, positions, time = (given.get(name) for name in (_KERNEL, _POSITIONS, _TIME))
+    own = tuple(facts(model)["grid"])
+    targets = {common_name(name): value for name, value in model.state_dict().items()}
+    if kernel is not None:
+        size = tuple(targets[_KERNEL].shape[2:])
+        if tuple(kernel.shape[2:]) != size:
+            given[_KERNEL] = fit_kernel(kernel, size, inflation)
+            report.resized[_KERNEL] = f"patch {size_name(tuple(kernel.shape[2:]))} to {size_name(size)}"
+    if kernel is not None and positions is not None:
+        known = guess_grid(positions.shape[1], own, kernel.ndim - 2) if grid is None else tuple(grid)
+        if known != own:
+            given[_POSITIONS] = fit_positions(positions, known, own)
+            report.resized[_POSITIONS] = f"grid {size_name(known)} to {size_name(own)}"
+    if time is not None and _TIME in targets and time.shape[1] != own[0]:
+        given[_TIME] = fit_positions(time, (time.shape[1],), (own[0],))
+        report.resized[_TIME] = f"{time.shape[1]} to {own[0]} time indices"
+
+
+def _reason_to_initialise(name: str, value: Tensor | None, target: Tensor, state: Mapping[str, Tensor]) -> str:
+    """Why a tensor of the model may keep its first values."""
+    if name.startswith("heads."):
+        if value is None:
+            has_any = any(common_name(other).startswith("heads.") for other in state)
+            return "" if has_any else "the weights have no classifier"
+        if value.shape[1:] == target.shape[1:]:
+            return f"{len(value)} classes in the weights, {len(target)} here"
+    kernel = next((v for n, v in state.items() if common_name(n) == _KERNEL), None)
+    if name.startswith("temporal.") and value is None and kernel is not None and kernel.ndim == 4:
+        return "an image model knows no time"
+    return ""
+
+
+def _reason_to_drop(model: nn.Module, name: str) -> str:
+    """Why a tensor of the weights may be left out."""
+    if name.startswith("heads.") and model.num_classes == 0:
+        return "this model has no classifier"
+    heads = getattr(model, "heads", {})
+    if "lookup" not in heads and "compressed" in heads:
+        last = f"blocks.{model.depth - 1}."
+        ends = (f"{last}lookup_mlp.", *(f"{last}cross.{part}_infuse" for part in ("norm", "v", "proj")))
+        if name.startswith(("heads.lookup.", "norms.lookup.", *ends)):
+            return "this model reads the compressed tokens alone"
+    return ""
