@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from lookupvit.checkpoints.contents import DESCRIPTION
 from lookupvit.checks import check_choice
-from lookupvit.grid import check_compressed_size, grid_of, to_2tuple
+from lookupvit.grid import Size, check_compressed_size, grid_of, to_2tuple
 from lookupvit.weights.file import contents_of_model
 from lookupvit.writing import whole_files
 
@@ -32,8 +32,6 @@ ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
 PROBABILITIES = ("softmax", "sigmoid")
 ONE_FILE = 1_500_000_000  # bytes of weights that go into an .onnx file itself, whose limit is 2 GiB
 TOLERANCE = 1e-5  # largest difference between program and model, relative to the largest output
-
-Size = tuple[int, ...]
 
 
 @dataclass(frozen=True)

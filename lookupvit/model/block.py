@@ -6,8 +6,9 @@ Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads.
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from lookupvit.model.attention import CrossAttention, SelfAttention
+from lookupvit.model.attention import SelfAttention
 from lookupvit.model.layers import Mlp
+from lookupvit.model.products.fast_attention import FastCrossAttention
 
 
 class LookupViTBlock(nn.Module):
@@ -52,7 +53,7 @@ class LookupViTBlock(nn.Module):
         super().__init__()
         self.infuse = infuse and update_lookup
         self.update_lookup = update_lookup
-        self.cross = CrossAttention(dim, num_heads, qkv_bias, proj_drop, reuse, cross_norm, self.infuse, path)
+        self.cross = FastCrossAttention(dim, num_heads, qkv_bias, proj_drop, reuse, cross_norm, self.infuse, path)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = SelfAttention(dim, num_heads, qkv_bias, proj_drop)
         self.mlp = Mlp(dim, round(dim * mlp_ratio), proj_drop)

@@ -8,7 +8,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookupvit.model.block import LookupViTBlock
-from lookupvit.model.layers import Mlp, _NormMlp
+from lookupvit.model.layers import Mlp
 from lookupvit.model.products.absorbed import (
     AbsorbedInfusion,
     AbsorbedScores,
@@ -17,13 +17,14 @@ from lookupvit.model.products.absorbed import (
     absorbed_scores,
     absorbed_values,
 )
+from lookupvit.model.products.norm_mlp import NormMlp
 from lookupvit.model.products.tiled import TiledGather, TiledInfusion
 
 B, M, H, N, d = 2, 3, 2, 4, 2
 D, F = H * d, 3
 PATHS = ("plain", "absorbed", "tiled")
 SHAPES = {
-    _NormMlp: [(B, M, D), (D,), (D,), (F, D), (F,), (D, F), (D,)],
+    NormMlp: [(B, M, D), (D,), (D,), (F, D), (F,), (D, F), (D,)],
     AbsorbedScores: [(B, M * H, d), (H, d, D), (B, N, D)],
     AbsorbedValues: [(B, M * H, N), (B, N, D), (H, D, d)],
     AbsorbedInfusion: [(B, M * H, N), (B, M * H, d), (H, d, D), (D,), (B, N, D)],
@@ -38,7 +39,7 @@ def test_second_derivatives_equal_numerical_ones(function):
     args = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in SHAPES[function]]
 
     def call(*args: Tensor) -> tuple[Tensor, ...]:
-        out = function.apply(*args, 1e-6) if function is _NormMlp else function.apply(*args)
+        out = function.apply(*args, 1e-6) if function is NormMlp else function.apply(*args)
         out = out if isinstance(out, tuple) else (out,)
         return tuple(o for o in out if o.requires_grad)
 
@@ -139,7 +140,7 @@ def test_every_type_trains_on_cuda(path, dtype):
                     input = parent.variable if hasattr(parent, "variable") else parent._input_metadata[slot]
                     assert grad.dtype == input.dtype and tuple(grad.shape) == tuple(input.shape)
     products = {"plain": [], "absorbed": [AbsorbedScores, AbsorbedValues, AbsorbedInfusion]}
-    expected = [_NormMlp, _NormMlp, *products.get(path, [TiledGather, TiledInfusion])]
+    expected = [NormMlp, NormMlp, *products.get(path, [TiledGather, TiledInfusion])]
     assert sorted(called, key=str) == sorted(expected, key=str)
 
 
