@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Size = tuple[int, ...]  # a token grid: (h, w) of images, (t, h, w) of clips
+
 
 def _axis_matrix(from_size: int, to_size: int, antialias: bool, device: torch.device) -> Tensor:
     """`(to_size, from_size)` linear-interpolation weights with half-pixel centres, in the device's widest type."""
@@ -147,7 +149,7 @@ def sincos_positions(size: tuple[int, int], dim: int, device: torch.device | str
     return torch.nn.functional.pad(waves, (0, dim - 4 * each))
 
 
-def size_name(size: tuple[int, ...]) -> str:
+def size_name(size: Size) -> str:
     """A grid as text, `(3, 3)` as "3x3" and `(2, 5, 5)` as "2x5x5"."""
     return "x".join(map(str, size))
 

@@ -9,12 +9,10 @@ import torch
 from torch import nn
 
 from lookupvit.analysis.cost import model_macs
-from lookupvit.grid import check_compressed_size, grid_of, size_name, to_2tuple
+from lookupvit.grid import Size, check_compressed_size, grid_of, size_name, to_2tuple
 from lookupvit.model.lookupvit import LookupViT
 
 ROUNDS = 7  # timed calls of one size; the median counts
-
-Size = tuple[int, ...]
 
 
 class BudgetFit(NamedTuple):

@@ -10,7 +10,7 @@ from statistics import mean, stdev
 import torch
 from torch import Tensor, nn
 
-Size = tuple[int, ...]
+from lookupvit.grid import Size
 
 
 @dataclass(frozen=True)

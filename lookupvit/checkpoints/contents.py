@@ -14,6 +14,7 @@ import torch
 
 from lookupvit.checkpoints.files import check_type, parsed, read_json, read_onnx, read_safetensors, read_torch
 from lookupvit.checkpoints.pixels import Pixels
+from lookupvit.grid import Size, size_name
 from lookupvit.sizes import MODELS, name_for
 from lookupvit.trust import printable
 
@@ -25,8 +26,6 @@ PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "
 DESCRIBED = (TASK, HYPER, CLASS_NAMES, PREPROCESSING, TRAINED_SIZES, SCORES)
 # Arguments of a model that a task has by the same name; the rest are its `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
-
-Size = tuple[int, ...]
 
 
 @dataclass
@@ -77,7 +76,7 @@ class Contents:
     def score(self, size: Size | None) -> tuple[str, float] | None:
         """Name and value of the accuracy that is known at a compressed size."""
         if size is not None:
-            at = f"val/top1@{size_text(size)}"
+            at = f"val/top1@{size_name(size)}"
             if at in self.scores:
                 return at, self.scores[at]
         alone = size is None or self.trained_sizes == [tuple(size)]
@@ -98,7 +97,7 @@ class Contents:
         if self.trained_sizes is None:
             return "the checkpoint does not say whether it was trained at that size"
         if self.untrained([size]):
-            own = ", ".join(map(size_text, self.trained_sizes))
+            own = ", ".join(map(size_name, self.trained_sizes))
             return f"the model was not trained at that size (trained: {own}), so expect wrong answers"
         known = self.score(size)
         return "trained, its score is not known" if known is None else f"trained, {known[0]} {100 * known[1]:.2f} %"
@@ -184,11 +183,6 @@ def is_exported(path: str | Path) -> bool:
     """Whether a path is a folder that `save_pretrained` wrote, or a file of safetensors."""
     path = Path(path)
     return (path / CONFIG).is_file() if path.is_dir() else path.suffix == ".safetensors" and path.is_file()
-
-
-def size_text(size: Size) -> str:
-    """A compressed size as text, such as "3x3"."""
-    return "x".join(map(str, size))
 
 
 def _of_folder(path: Path) -> Contents:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-import torch
+from torch import Tensor, nn
 
 from lookupvit import trust
 from lookupvit.model.caption.captioner import Captioner
 from lookupvit.model.zoo import create_model, model_arguments
-from lookupvit.weights.claims import _SLACK
+from lookupvit.weights.claims import check_parameters
 
 _OPTIONS = ("num_classes", "img_size", "num_frames")
 
@@ -27,35 +27,23 @@ def check_claims(hparams: Any, state: Any, source: str) -> None:
     trust.check_plain(hparams, f"{source}: its hyper_parameters")
     if not isinstance(hparams, Mapping) or not isinstance(hparams.get("name"), str) or not isinstance(state, Mapping):
         return
-    held = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
-    try:
-        described = _parameters(hparams)
-    except ValueError:
-        raise
-    except Exception as error:  # arguments of another kind than expected raise whatever they meet first
-        raise ValueError(f"{source} does not describe a model: {type(error).__name__}: {error}") from error
-    if described > 2 * held + _SLACK:
-        raise ValueError(
-            f"{source} describes a model of {described:,} parameters and holds {held:,}: none of this project's"
-        )
+    held = sum(value.numel() for value in state.values() if isinstance(value, Tensor))
+    check_parameters(lambda: _described(hparams), held, source)
 
 
-def _parameters(hparams: Mapping[str, Any]) -> int:
+def _described(hparams: Mapping[str, Any]) -> nn.Module:
     known = model_arguments(hparams["name"])
     small = {"compressed_size": 1} if "compressed_size" in known else {}  # it has no parameters of its own
-    with torch.device("meta"):
-        if "decoder" in hparams:
-            model = Captioner(
-                hparams["name"],
-                hparams.get("vocab_size"),
-                hparams.get("img_size"),
-                memory=hparams.get("memory"),
-                **small,
-                encoder_args=hparams.get("args"),
-                decoder_args=hparams.get("decoder"),
-            )
-        else:
-            given = {key: hparams[key] for key in _OPTIONS if hparams.get(key) is not None and key in known}
-            given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-            model = create_model(hparams["name"], **{**(hparams.get("args") or {}), **given, **small})
-    return sum(parameter.numel() for parameter in model.parameters())
+    if "decoder" in hparams:
+        return Captioner(
+            hparams["name"],
+            hparams.get("vocab_size"),
+            hparams.get("img_size"),
+            memory=hparams.get("memory"),
+            **small,
+            encoder_args=hparams.get("args"),
+            decoder_args=hparams.get("decoder"),
+        )
+    given = {key: hparams[key] for key in _OPTIONS if hparams.get(key) is not None and key in known}
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    return create_model(hparams["name"], **{**(hparams.get("args") or {}), **given, **small})

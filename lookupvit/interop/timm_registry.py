@@ -1,6 +1,7 @@
-"""Names for `timm.create_model`: imported after timm, by `import lookupvit`.
+"""Registers the names of the image models with timm, for `timm.create_model("lookupvit_...")`.
 
-Only names are registered here; the models are imported when one is built.
+`import lookupvit` imports this file if timm is imported already; `import lookupvit.interop.timm_registry` does so at any
+time. Only names are registered; the models are imported when one is built.
 """
 
 from collections.abc import Callable

@@ -12,9 +12,10 @@ from torch import nn
 from lookupvit.analysis.budget import fit_budget
 from lookupvit.analysis.cascade.cascade import Cascade
 from lookupvit.analysis.cascade.file import check_belongs
-from lookupvit.checkpoints.contents import Contents, Size, size_text
+from lookupvit.checkpoints.contents import Contents
 from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.checkpoints.pixels import Pixels, pixels_of
+from lookupvit.grid import Size, size_name
 
 
 @rank_zero_only
@@ -87,7 +88,7 @@ def choose_size(model: nn.Module, budget: float, contents: Contents, head: str |
         raise ValueError(f"{error}; or take a size that was not trained with --untrained_sizes true") from None
     warning = "Warning: " if contents.trained_sizes is None or contents.untrained([fit.size]) else ""
     say(
-        f"{warning}{size_text(fit.size)} is the largest {kind} for {budget:g} GMACs per image: it costs "
+        f"{warning}{size_name(fit.size)} is the largest {kind} for {budget:g} GMACs per image: it costs "
         f"{fit.macs / 1e9:.4g}; {contents.about(fit.size)}"
     )
     return fit.size
@@ -96,9 +97,9 @@ def choose_size(model: nn.Module, budget: float, contents: Contents, head: str |
 def say_untrained(contents: Contents, sizes: Sequence[Size | None]) -> None:
     """One line on those of the sizes about to run that the model was not trained at."""
     if other := contents.untrained(sizes):
-        own = ", ".join(map(size_text, contents.trained_sizes))
+        own = ", ".join(map(size_name, contents.trained_sizes))
         say(
-            f"Warning: {contents.source} was trained at {own}, not at {', '.join(map(size_text, other))}: "
+            f"Warning: {contents.source} was trained at {own}, not at {', '.join(map(size_name, other))}: "
             "expect worse answers there"
         )
 

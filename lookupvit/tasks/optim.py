@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from lookupvit.weights.file import WRAPPERS
 from lookupvit.weights.vit_names import common_name
 
 # What wrappers put in front of a parameter's name.
-_WRAPPERS = ("_fsdp_wrapped_module.", "_orig_mod.", "_checkpoint_wrapped_module.", "module.")
+_WRAPPERS = (*WRAPPERS, "module.")
 
 
 def clean_name(name: str) -> str:

@@ -9,7 +9,7 @@ from math import isfinite, prod
 
 import numpy as np
 
-Size = tuple[int, ...]
+from lookupvit.grid import Size
 
 
 def check_sizes(sizes: Sequence[Sequence[int]], weights: Sequence[float] | None = None) -> list[Size]:

@@ -1,35 +1,32 @@
-from collections.abc import Mapping
-from typing import Any
+"""Whether a file can hold the model that it describes, asked before any memory is taken for that model."""
+
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from lookupvit import trust
-
 _SLACK = 2**26  # parameters that a model may have beyond what its file holds: other classes, another image size
 
 
-def check_described(cls: type[nn.Module], arguments: Mapping[str, Any], held: int, source: str) -> None:
-    """As `check_claims`, of a folder whose configuration has the arguments of a class.
+def check_parameters(build: Callable[[], nn.Module], held: int, source: str) -> None:
+    """Compares the number of parameters of the described model with what the file holds.
 
     Args:
-        cls: Of the model.
-        arguments: It would be built with.
-        held: Bytes of its weights.
-        source: What to call the folder.
+        build: Builds the described model; it is called on the meta device, which allocates no memory.
+        held: Number of parameters that the file holds, or its bytes as their upper limit.
+        source: What to call the file in messages.
 
     Raises:
-        ValueError: If they do not fit each other; one line.
+        ValueError: If the description builds no model, or one that is much larger than the file; one line.
     """
-    trust.check_plain(dict(arguments), f"{source}: its config.json")
     try:
         with torch.device("meta"):
-            described = sum(parameter.numel() for parameter in cls(**arguments).parameters())
+            described = sum(parameter.numel() for parameter in build().parameters())
     except ValueError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # arguments of another kind than expected raise whatever they meet first
         raise ValueError(f"{source} does not describe a model: {type(error).__name__}: {error}") from error
     if described > 2 * held + _SLACK:
         raise ValueError(
-            f"{source} describes a model of {described:,} parameters and its weights are of {held:,} bytes"
+            f"{source} describes a model of {described:,} parameters and holds at most {held:,}: give another file"
         )

@@ -18,7 +18,7 @@ from lookupvit.sizes import MODELS, name_for
 __all__ = ["SAFETENSORS", "Weights", "as_weights", "facts", "read_weights", "save_weights", "with_facts"]
 
 # What wrappers put into a name, anywhere, and what stands in front of all names.
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("module.", "model.")
 # Where training scripts keep weights and averaged weights: keys of a file, and prefixes of names.
 _KEYS = ("state_dict", "model_state_dict", "model", "module")
@@ -160,7 +160,7 @@ def _without_prefixes(
     """Names without wrappers; of several sets of weights, the one wanted."""
     clean: dict[str, Any] = {}
     for name, value in state.items():
-        for wrapper in _WRAPPERS:
+        for wrapper in WRAPPERS:
             name = name.replace(wrapper, "")
         clean[name] = value
     for name in [name for name in clean if name.rpartition(".")[2] == "n_averaged"]:

@@ -11,10 +11,11 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.file_download import hf_hub_download
 from torch import nn
 
-from lookupvit.checkpoints.contents import CONFIG, DESCRIPTION, PROCESSOR, SAFETENSORS, Contents, Size, read_contents
+from lookupvit.checkpoints.contents import CONFIG, DESCRIPTION, PROCESSOR, SAFETENSORS, Contents, read_contents
 from lookupvit.checkpoints.pixels import RESAMPLE, Pixels
-from lookupvit.trust import printable, read_json
-from lookupvit.weights.claims import check_described
+from lookupvit.grid import Size, size_name
+from lookupvit.trust import check_plain, printable, read_json
+from lookupvit.weights.claims import check_parameters
 from lookupvit.weights.load import load_weights
 
 PREPROCESSOR = PROCESSOR  # its name here
@@ -135,7 +136,8 @@ class HubMixin(
         if kind not in [known.__name__ for known in cls.__mro__]:
             raise ValueError(f"{model_id} holds a {kind}, not a {cls.__name__}: use {kind}.from_pretrained")
         weights = find(SAFETENSORS)
-        check_described(cls, model_kwargs, weights.stat().st_size if weights.is_file() else 0, str(model_id))
+        check_plain(dict(model_kwargs), f"{model_id}: its config.json")
+        check_parameters(lambda: cls(**model_kwargs), weights.stat().st_size if weights.is_file() else 0, str(model_id))
         model = cls(**model_kwargs)
         load_weights(model, weights, verbose=verbose)
         try:
@@ -155,8 +157,8 @@ class HubMixin(
         facts = {
             "name": self.architecture or type(self).__name__,
             "parameters": f"{sum(p.numel() for p in self.parameters()) / 1e6:.1f}",
-            "img_size": "x".join(map(str, self.img_size)),
-            "compressed_size": "x".join(map(str, self.compressed_size or ())) or "none (a plain ViT)",
+            "img_size": size_name(self.img_size),
+            "compressed_size": size_name(self.compressed_size or ()) or "none (a plain ViT)",
             "num_classes": self.num_classes,
         }
         return super().generate_model_card(*args, **{**facts, **kwargs})

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from lookupvit.grid import size_name
+from lookupvit.grid import Size, size_name
 from lookupvit.weights.file import Weights, as_weights, facts, read_weights, save_weights
-from lookupvit.weights.resize import Size, fit_kernel, fit_positions, guess_grid
+from lookupvit.weights.resize import fit_kernel, fit_positions, guess_grid
 from lookupvit.weights.vit_names import common_name, is_plain_vit, plain_vit
 
 _SHOWN = 10  # errors in the table

@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from lookupvit.checks import check_choice, check_positive
-from lookupvit.grid import resize_matrix, resize_tokens
-
-Size = tuple[int, ...]
+from lookupvit.grid import Size, resize_matrix, resize_tokens
 
 
 @lru_cache(maxsize=64)

@@ -20,12 +20,10 @@ from lookupvit.analysis.cascade.confidence import ALWAYS, CONFIDENCES, confidenc
 from lookupvit.analysis.cascade.file import checked_values
 from lookupvit.analysis.cost import embedding_macs, model_macs
 from lookupvit.checks import check_choice
-from lookupvit.grid import parse_size, size_name
+from lookupvit.grid import Size, parse_size, size_name
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.trust import read_json
 from lookupvit.writing import write_text
-
-Size = tuple[int, ...]
 
 
 @dataclass(frozen=True)

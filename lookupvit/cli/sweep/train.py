@@ -9,9 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from lookupvit.cli import runs
-from lookupvit.grid import size_name
+from lookupvit.grid import Size, size_name
 
-Size = tuple[int, ...]
 _MULTI_ONLY = ("sandwich", "size_weights", "eval_compressed_sizes")
 
 

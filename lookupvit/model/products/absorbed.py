@@ -12,15 +12,6 @@ import inspect
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.utils import flop_counter
-
-if torch.ops.aten.baddbmm_ not in flop_counter.flop_registry:
-
-    @flop_counter.register_flop_formula(torch.ops.aten.baddbmm_)
-    def _baddbmm_flop(self_shape, a_shape, b_shape, *args, out_shape=None, **kwargs) -> int:
-        """Torch counts baddbmm but not its in-place form, used below: a FLOP count would come out too low."""
-        (batch, rows, inner), (_, _, columns) = a_shape, b_shape
-        return 2 * batch * rows * inner * columns
 
 
 def _by_head(x: Tensor, weight: Tensor) -> Tensor:
