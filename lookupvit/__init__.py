@@ -34,7 +34,7 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# `import timm`, then `import lookupvit`: timm.create_model("lookupvit_...") works. In the other order timm's registry is
-# not there yet, and importing timm here would make `lookupvit --help` wait for torch: see docs/LIBRARY.md.
+# timm.create_model("lookupvit_...") works after `import timm` and then `import lookupvit`. In the other order timm's
+# registry is not there yet, and importing timm here would make `lookupvit --help` wait for torch: see docs/LIBRARY.md.
 if "timm" in modules:
     import_module("lookupvit.interop.timm_registry")

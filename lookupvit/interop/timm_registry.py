@@ -1,7 +1,7 @@
 """Registers the names of the image models with timm, for `timm.create_model("lookupvit_...")`.
 
-`import lookupvit` imports this file if timm is imported already; `import lookupvit.interop.timm_registry` does so at any
-time. Only names are registered; the models are imported when one is built.
+`import lookupvit` imports this file if timm is imported already. At any other time
+`import lookupvit.interop.timm_registry` does it. Only names are registered; the models are imported when one is built.
 """
 
 from collections.abc import Callable

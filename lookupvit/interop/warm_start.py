@@ -49,13 +49,13 @@ class Gains(NamedTuple):
     lookup_mlp: float = 0.0
 
 
-def initialise(model: nn.Module, source: str | Path, verbose: bool = True) -> Report:
+def initialise(model: nn.Module, source: str | Path | Weights, verbose: bool = True) -> Report:
     """Starts a model of the zoo from other weights: `load_weights`, or `warm_start` for a LookupViT from a plain ViT.
 
     Args:
         model: any model of the zoo.
         source: a file or folder of weights, or the name of a timm ViT such as "vit_base_patch16_224.augreg_in21k",
-            whose pretrained weights timm fetches.
+            whose pretrained weights timm fetches; or weights that were read already.
         verbose: print what became of each tensor.
 
     Returns:
@@ -65,7 +65,7 @@ def initialise(model: nn.Module, source: str | Path, verbose: bool = True) -> Re
         FileNotFoundError: if there is neither such a file nor such a timm model.
         ValueError: for weights that do not fit, in one line.
     """
-    weights = find_weights(source)
+    weights = source if isinstance(source, Weights) else find_weights(source)
     start = warm_start if isinstance(model, LookupViT) and is_plain_vit(weights.state) else load_weights
     return start(model, weights, verbose=verbose)
 

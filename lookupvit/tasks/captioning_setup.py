@@ -1,6 +1,5 @@
 """What a captioner needs before it can learn or write: a tokenizer, an encoder with weights, an optimiser for both."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,13 +7,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.captions.tokenizer import Tokenizer
 from datamodules.loading.resumable import derived_seed, run_seed
-from lookupvit.checkpoints.contents import read_contents
-from lookupvit.checkpoints.pixels import Pixels, pixels_of, timm_pixels
-from lookupvit.interop.warm_start import initialise
+from lookupvit.checkpoints.pixels import Pixels
+from lookupvit.interop.encoder import load_encoder
 from lookupvit.model.caption.captioner import Captioner
 from lookupvit.model.caption.generation import Special
 from lookupvit.tasks.base import Task, check
-from lookupvit.tasks.encoder_weights import fold_into_encoder, load_encoder
 from lookupvit.tasks.feature_cache import Features, cache_path, write_features
 from lookupvit.tasks.optim import clean_name, parameter_groups
 
@@ -81,15 +78,9 @@ class CaptionerSetup(Task):
         elif stage == "fit" and self.model.decoder is None:  # else a checkpoint is to come, with a tokenizer in it
             self._take_over()
         if stage == "fit" and self.encoder_ckpt is not None:
-            encoder, source, pixels = self.model.encoder, self.encoder_ckpt, Pixels.of_data(data)
-            if str(source).endswith(".ckpt"):
-                rank_zero_info(load_encoder(encoder, source, pixels))
-            else:
-                initialise(encoder, source, verbose=self.trainer.is_global_zero)
-                is_file = Path(source).expanduser().exists()
-                own = pixels_of(read_contents(source)) if is_file else timm_pixels(str(source))
-                if line := fold_into_encoder(encoder, pixels, own, source):
-                    rank_zero_info(line)
+            verbose = self.trainer.is_global_zero
+            if line := load_encoder(self.model.encoder, self.encoder_ckpt, Pixels.of_data(data), verbose):
+                rank_zero_info(line)
             self.has_weights = True
         if stage == "fit":
             self.summary_rows = self._summary()

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from lookupvit.grid import Size, size_name
+from lookupvit.sizes import MODELS
 from lookupvit.weights.file import Weights, as_weights, facts, read_weights, save_weights
 from lookupvit.weights.resize import fit_kernel, fit_positions, guess_grid
 from lookupvit.weights.vit_names import common_name, is_plain_vit, plain_vit
@@ -97,6 +99,8 @@ class Report:
 __all__ = ["Report", "Weights", "fit_weights", "load_weights", "read_weights", "save_weights"]
 
 _KERNEL, _POSITIONS, _TIME = "embed.proj.weight", "embed.pos_embed", "temporal.pos_embed"
+# What changes the function of a LookupViT and the shape of no tensor, with its default.
+OPTIONS = {"reuse": "transpose", "cross_norm": "input", "antialias": True}
 
 
 def load_weights(
@@ -166,6 +170,8 @@ def fit_weights(
     own = {common_name(name): (name, value) for name, value in model.state_dict().items()}
     given = {common_name(name): value for name, value in state.items()}
     _check_heads(model, weights)
+    for name, (theirs, here) in other_options(model, weights).items():
+        report.notes.append(f"the weights were trained with {name}={theirs!r}, this model has {here!r}")
     _fit_sizes(model, given, report, grid or weights.grid, inflation)
 
     result: dict[str, Tensor] = {}
@@ -216,6 +222,21 @@ def _check_heads(model: nn.Module, weights: Weights) -> None:
             f"weights {weights.source} have {weights.num_heads} attention heads, this model {own}: the shapes fit, the "
             f"function would not; build the model with num_heads={weights.num_heads}"
         )
+
+
+def other_options(model: nn.Module, weights: Weights) -> dict[str, tuple[Any, Any]]:
+    """Options of `OPTIONS` in which a LookupViT differs from what the file says of its weights.
+
+    Returns:
+        By the option's name: the value that the weights were trained with, and the model's. Empty where the file does
+        not say, or either is a plain ViT.
+    """
+    kind, named = MODELS.get(weights.contents.name, ("", {})) if weights.contents else ("", {})
+    if not kind.startswith("Lookup") or not hasattr(model, "antialias"):
+        return {}
+    theirs, cross = {**OPTIONS, **named, **weights.contents.arguments}, model.blocks[0].cross
+    here = {"reuse": cross.reuse, "cross_norm": cross.cross_norm, "antialias": model.antialias}
+    return {name: (theirs[name], here[name]) for name in OPTIONS if theirs[name] != here[name]}
 
 
 def _fit_sizes(model: nn.Module, given: dict[str, Tensor], report: Report, grid: Size | None, inflation: str) -> None:

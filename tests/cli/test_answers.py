@@ -18,7 +18,7 @@ from lookupvit.checkpoints.contents import contents_of, read_contents
 from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.checkpoints.pixels import Pixels, fold_normalisation, pixels_of, timm_pixels
 from lookupvit.cli.main import main
-from lookupvit.tasks.encoder_weights import load_encoder
+from lookupvit.interop.encoder import load_encoder
 from lookupvit.tasks.teacher import Teacher
 
 HALF, IMAGENET = Pixels((0.5,) * 3, (0.5,) * 3), Pixels((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
