@@ -44,11 +44,11 @@ def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dt
     computed where they are needed, on the input's device. No constant has to be named, moved, saved or shared.
 
     Args:
-        from_size: cells before.
-        to_size: cells after.
-        antialias: widen the triangle filter when shrinking, as `jax.image.resize` does by default.
-        dtype: element type of the result.
-        device: where the result lives.
+        from_size: Cells before.
+        to_size: Cells after.
+        antialias: Widen the triangle filter when shrinking, as `jax.image.resize` does by default.
+        dtype: Element type of the result.
+        device: Where the result lives.
 
     Returns:
         `(to_size, from_size)`, rows sum to one. Cached: do not write to it.
@@ -69,15 +69,15 @@ def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...
 
     Args:
         x: `(B, prod(from_size), D)`.
-        from_size: grid of `x`, one entry an axis.
-        to_size: grid wanted, as many axes.
-        antialias: see `resize_matrix`.
+        from_size: Grid of `x`, one entry an axis.
+        to_size: Grid wanted, as many axes.
+        antialias: See `resize_matrix`.
 
     Returns:
         `(B, prod(to_size), D)`; `x` itself where the sizes are equal.
 
     Raises:
-        ValueError: if the grids differ in their number of axes, or `x` is not of `from_size`.
+        ValueError: If the grids differ in their number of axes, or `x` is not of `from_size`.
     """
     if len(from_size) != len(to_size):
         raise ValueError(f"cannot resize a {len(from_size)}-axis grid {from_size} to {to_size}: give as many axes")
@@ -133,9 +133,9 @@ def sincos_positions(size: tuple[int, int], dim: int, device: torch.device | str
 
     Args:
         size: (rows, columns).
-        dim: width; a quarter each for sines and cosines of the centres' y and x, of 0.25 to 1.5 periods an image. What
+        dim: Width; a quarter each for sines and cosines of the centres' y and x, of 0.25 to 1.5 periods an image. What
             is left of a width that four does not divide is zero.
-        device: where to make it.
+        device: Where to make it.
 
     Returns:
         `(rows * columns, dim)`.
@@ -158,7 +158,7 @@ def parse_size(text: str) -> tuple[int, ...]:
     """The grid of a text such as "3x3", "2x5x5" or "5" (which means "5x5").
 
     Raises:
-        ValueError: for any other text, in one line.
+        ValueError: For any other text, in one line.
     """
     parts = text.lower().split("x")
     if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
@@ -173,8 +173,8 @@ class Tokens(NamedTuple):
     Attributes:
         compressed: `(B, M, D)`, or None where they were not asked for (or the model has none).
         lookup: `(B, N, D)`, or None where they were not asked for.
-        compressed_size: grid of the compressed tokens.
-        grid_size: grid of the lookup tokens.
+        compressed_size: Grid of the compressed tokens.
+        grid_size: Grid of the lookup tokens.
         attention: `(B, H, M, N)` of the block, where it was asked for.
     """
 

@@ -95,11 +95,11 @@ def _check_number(key: str, value: Any, name: str) -> None:
 
 
 def check_section(key: str, part: Any, known: Mapping[str, type], named: Iterable[str] = ()) -> None:
-    """Raises a one-line ValueError unless a stored ``model`` or ``data`` is one that a file may choose.
+    """Raises a one-line ValueError unless a stored `model` or `data` is one that a file may choose.
 
     Args:
-        key: ``model`` or ``data``.
-        part: ``{"class_path": ..., "init_args": {...}}``.
+        key: `model` or `data`.
+        part: `{"class_path": ..., "init_args": {...}}`.
         known: Classes of this project, by their short names.
         named: Classes that the user names himself.
     """
@@ -118,7 +118,7 @@ def check_section(key: str, part: Any, known: Mapping[str, type], named: Iterabl
 
 
 def class_of(path: str, known: Mapping[str, type]) -> type | None:
-    """The class that a class path means, if it is one of ``known``; nothing is imported.
+    """The class that a class path means, if it is one of `known`; nothing is imported.
 
     The module may be another one of the same package: a checkpoint may be older than the file that the class is in.
     """
@@ -128,7 +128,7 @@ def class_of(path: str, known: Mapping[str, type]) -> type | None:
 
 
 def named_classes(key: str, args: list[str]) -> set[str]:
-    """Classes that command-line arguments name for ``model`` or ``data``, in options or in files of ``--config``."""
+    """Classes that command-line arguments name for `model` or `data`, in options or in files of `--config`."""
     found = set()
     for arg, after in zip(args, [*args[1:], ""], strict=False):
         name, equals, value = arg.partition("=")
@@ -171,11 +171,11 @@ def unmarked(text: str) -> str:
 
 
 def settle(part: Any, key: str, known: Mapping[str, type], fitting: bool) -> set[str]:
-    """Takes the marks off the init arguments of a parsed ``model`` or ``data``, and judges what had one.
+    """Takes the marks off the init arguments of a parsed `model` or `data`, and judges what had one.
 
     Args:
         part: The parsed section, changed in place.
-        key: ``model`` or ``data``.
+        key: `model` or `data`.
         known: Classes of this project, by their short names.
         fitting: Whether the command trains.
 

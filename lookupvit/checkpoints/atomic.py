@@ -21,14 +21,14 @@ class CheckpointWriteError(OSError):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to ``.NAME.partial`` in the same folder, waits for the disk, and renames.
+    """Writes to `.NAME.partial` in the same folder, waits for the disk, and renames.
 
-    A process killed at any moment leaves the old file or the new one under the final name. Of ``last.ckpt`` the one
-    before is kept as ``last.previous.ckpt``, should the file system damage the newest. URLs go Lightning's own way.
+    A process killed at any moment leaves the old file or the new one under the final name. Of `last.ckpt` the one
+    before is kept as `last.previous.ckpt`, should the file system damage the newest. URLs go Lightning's own way.
     """
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Reads a checkpoint, or a model that ``save_pretrained`` or ``save_weights`` wrote, as one.
+        """Reads a checkpoint, or a model that `save_pretrained` or `save_weights` wrote, as one.
 
         What it says of files that may be removed holds in the run's own folder alone.
         """
@@ -66,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_exported(path: str | Path) -> dict[str, Any]:
-    """A folder of ``save_pretrained``, or safetensors, as the checkpoint of a task that has not begun to train.
+    """A folder of `save_pretrained`, or safetensors, as the checkpoint of a task that has not begun to train.
 
     Raises:
         ValueError: If it does not say which model it holds, or is damaged; in one line.
@@ -104,7 +104,7 @@ def _own_paths(checkpoint: dict[str, Any]) -> None:
 def damage(path: str | Path, zipped: bool = False) -> str | None:
     """What is wrong with a checkpoint file, in a few words; None if every part of it has its checksum.
 
-    Reads the whole file. Files of torch's old format have no checksums and pass, unless it must be ``zipped``, as this
+    Reads the whole file. Files of torch's old format have no checksums and pass, unless it must be `zipped`, as this
     project's own are.
     """
     path = Path(path)

@@ -33,16 +33,16 @@ class Contents:
     """What a file says of the model in it; each of these is None or empty where it does not say.
 
     Attributes:
-        source: what to call the file in messages.
-        content: what it holds, tensors and the rest, as they lie in it.
-        facts: token grid and heads, as text, in the metadata of safetensors.
-        task: dotted path of the task's class.
-        hyper_parameters: of the task; `name`, `args` and the sizes build the model.
-        data: configuration of the training data, `{"class_path": ..., "init_args": {...}}`.
-        pixels: how its images were prepared.
-        class_names: in the order of the logits.
-        trained_sizes: compressed sizes that it was trained at; None: not known.
-        scores: of the validation that it was saved after, by the metric's name, as logged.
+        source: What to call the file in messages.
+        content: What it holds, tensors and the rest, as they lie in it.
+        facts: Token grid and heads, as text, in the metadata of safetensors.
+        task: Dotted path of the task's class.
+        hyper_parameters: Of the task; `name`, `args` and the sizes build the model.
+        data: Configuration of the training data, `{"class_path": ..., "init_args": {...}}`.
+        pixels: How its images were prepared.
+        class_names: In the order of the logits.
+        trained_sizes: Compressed sizes that it was trained at; None: not known.
+        scores: Of the validation that it was saved after, by the metric's name, as logged.
     """
 
     source: str
@@ -119,12 +119,12 @@ def read_contents(path: str | Path) -> Contents:
     """What a file holds.
 
     Args:
-        path: a checkpoint of `lookupvit fit` or of others, safetensors, a program in ONNX's format, or a folder that
+        path: A checkpoint of `lookupvit fit` or of others, safetensors, a program in ONNX's format, or a folder that
             `save_pretrained` wrote; told apart by their content.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is damaged, holds more than plain data and tensors, or says what cannot be; in one line.
+        FileNotFoundError: If it is not there.
+        ValueError: If it is damaged, holds more than plain data and tensors, or says what cannot be; in one line.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -147,7 +147,7 @@ def contents_of(content: dict[str, Any], source: str | Path) -> Contents:
     """What a checkpoint that was read already holds, or the description that another format carries.
 
     Raises:
-        ValueError: if one of the keys holds what cannot be; in one line.
+        ValueError: If one of the keys holds what cannot be; in one line.
     """
     hyper, data = (_mapping(content, key, source) for key in (HYPER, DATA))
     task, names, scores = content.get(TASK), content.get(CLASS_NAMES), _mapping(content, SCORES, source)

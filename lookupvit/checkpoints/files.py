@@ -82,8 +82,8 @@ def as_checkpoint(described: dict[str, Any], state: Mapping[str, Tensor]) -> dic
     """A Lightning checkpoint of a model that another format holds.
 
     Args:
-        described: from `Contents.description`.
-        state: the model's tensors by its own names.
+        described: From `Contents.description`.
+        state: The model's tensors by its own names.
     """
     named = {f"model.{name}": value for name, value in state.items()}
     return {"pytorch-lightning_version": version("lightning"), **described, "state_dict": named}

@@ -22,11 +22,11 @@ def of_run(path: str) -> str:
 
 
 def find_checkpoint(name: str, folder: Path) -> Path:
-    """The checkpoint that ``last`` or ``best`` means.
+    """The checkpoint that `last` or `best` means.
 
     Args:
-        name: ``"last"``: the newest ``last.ckpt`` below the folder; ``"best"``: the best one of the same run.
-        folder: Output folder of the experiment, such as ``outputs/demo``.
+        name: `"last"`: the newest `last.ckpt` below the folder; `"best"`: the best one of the same run.
+        folder: Output folder of the experiment, such as `outputs/demo`.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -74,7 +74,7 @@ def load(path: str | Path) -> dict[str, Any]:
     """A checkpoint's contents, read without running any code in it.
 
     Args:
-        path: A file, the folder that FSDP writes, or one that ``save_pretrained`` writes.
+        path: A file, the folder that FSDP writes, or one that `save_pretrained` writes.
 
     Raises:
         FileNotFoundError: If it is not there.

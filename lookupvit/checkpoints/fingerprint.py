@@ -16,7 +16,7 @@ def fingerprint(state: Mapping[str, Any]) -> str:
     The same for the same weights on every device and in every format that keeps their type.
 
     Args:
-        state: tensors by name, as `model.state_dict()` has them; the prefix "model." of a task is passed over, and
+        state: Tensors by name, as `model.state_dict()` has them; the prefix "model." of a task is passed over, and
             beside names that have it, those that have not.
 
     Returns:

@@ -21,13 +21,13 @@ class Pixels:
     """What evaluation does to an image before a model sees it, beside the image size.
 
     Attributes:
-        mean: of each channel, of pixels in 0..1.
-        std: of each channel.
+        mean: Of each channel, of pixels in 0..1.
+        std: Of each channel.
         interpolation: "bicubic", "bilinear", ...; None where it is not known.
-        crop_pct: part of the resized image's side that the centre crop keeps; None where it is not known.
+        crop_pct: Part of the resized image's side that the centre crop keeps; None where it is not known.
 
     Raises:
-        ValueError: for values of another kind or out of range, in one line.
+        ValueError: For values of another kind or out of range, in one line.
     """
 
     mean: tuple[float, ...]
@@ -104,7 +104,7 @@ def fold_normalisation(model: nn.Module, data: Pixels, own: Pixels) -> None:
     `W (D, C, y, x)` becomes `a W`, and the bias grows by `sum of b W`. Nothing else changes, nothing is to be stored.
 
     Raises:
-        ValueError: for a model whose patch embedding has no bias.
+        ValueError: For a model whose patch embedding has no bias.
     """
     projection = model.vit.patch_embed.proj if hasattr(model, "vit") else model.embed.proj
     if projection.bias is None:
@@ -118,7 +118,7 @@ def pixels_of(contents: Any) -> Pixels | None:
     """What a file says of its images; of a checkpoint that has only the data's configuration, what its class makes.
 
     Args:
-        contents: from `read_contents`.
+        contents: From `read_contents`.
     """
     if contents.pixels is not None or not contents.data:
         return contents.pixels

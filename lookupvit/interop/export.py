@@ -39,8 +39,8 @@ class Preprocessing:
     """What a program with fused preprocessing does around the model: uint8 pixels in, probabilities out.
 
     Attributes:
-        mean: of each channel, of pixels in 0..1.
-        std: of each channel.
+        mean: Of each channel, of pixels in 0..1.
+        std: Of each channel.
         probabilities: "softmax", or "sigmoid" for a model that was trained with the sigmoid loss.
     """
 
@@ -58,11 +58,11 @@ class Program(nn.Module):
     """What is exported: a model at given compressed sizes, in evaluation mode.
 
     Args:
-        model: a model of the zoo; copied.
-        sizes: compressed sizes; None for the model's own. With several, `forward` takes the index of one.
-        head: one head alone; None for the model's own choice.
-        preprocessing: fused preprocessing; None: normalised images in, logits out.
-        path: order of the cross-attention's products, see `CrossAttention`.
+        model: A model of the zoo; copied.
+        sizes: Compressed sizes; None for the model's own. With several, `forward` takes the index of one.
+        head: One head alone; None for the model's own choice.
+        preprocessing: Fused preprocessing; None: normalised images in, logits out.
+        path: Order of the cross-attention's products, see `CrossAttention`.
     """
 
     def __init__(
@@ -149,20 +149,20 @@ def export_model(
 
     Args:
         model: `LookupViT` or `ViT` (or a video model, without preprocessing), in any mode, on any device.
-        path: file to write.
+        path: File to write.
         format: "onnx" (`.onnx`, weights inside) or "torch-export" (`.pt2`, for `torch.export.load`, ExecuTorch or
             AOTInductor); by the file's ending by default.
-        compressed_sizes: one or several; the model's own by default.
-        img_size: pixels that the program takes; the model's own by default.
-        head: one head alone, such as "compressed", which saves the end of the last block.
-        preprocessing: fuse it: uint8 `(B, Y, X, 3)` in, probabilities out.
-        attention: order of the cross-attention's products, as the model's `path`: "auto", "plain" or "absorbed".
+        compressed_sizes: One or several; the model's own by default.
+        img_size: Pixels that the program takes; the model's own by default.
+        head: One head alone, such as "compressed", which saves the end of the last block.
+        preprocessing: Fuse it: uint8 `(B, Y, X, 3)` in, probabilities out.
+        attention: Order of the cross-attention's products, as the model's `path`: "auto", "plain" or "absorbed".
 
     Returns:
-        the largest difference between program and model over several batches, relative to the largest output.
+        The largest difference between program and model over several batches, relative to the largest output.
 
     Raises:
-        ValueError: for what does not fit, a missing package, or a program that differs by more than 1e-5; in one line.
+        ValueError: For what does not fit, a missing package, or a program that differs by more than 1e-5; in one line.
     """
     path = Path(path)
     format = check_choice("format", _format_of(path) if format is None else format, FORMATS)
@@ -188,7 +188,7 @@ def load_program(path: str | Path) -> Callable[..., Tensor]:
     file.)
 
     Raises:
-        ValueError: for another ending than `.onnx` and `.pt2`, or if onnxruntime is not installed.
+        ValueError: For another ending than `.onnx` and `.pt2`, or if onnxruntime is not installed.
     """
     path = Path(path)
     if _format_of(path) == "torch-export":

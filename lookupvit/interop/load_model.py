@@ -18,19 +18,19 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
     """Builds the model that a file holds, with its weights, in evaluation mode.
 
     Args:
-        source: a checkpoint that `lookupvit fit` wrote, a folder that `save_pretrained` wrote, or the safetensors of
+        source: A checkpoint that `lookupvit fit` wrote, a folder that `save_pretrained` wrote, or the safetensors of
             one.
-        ema: averaged weights where a checkpoint has both.
-        verbose: print what became of each tensor.
-        **kwargs: arguments in place of the file's, such as `img_size` or `compressed_size`; weights are resized, see
+        ema: Averaged weights where a checkpoint has both.
+        verbose: Print what became of each tensor.
+        **kwargs: Arguments in place of the file's, such as `img_size` or `compressed_size`; weights are resized, see
             `load_weights`.
 
     Returns:
-        the model; its `class_names`, `pixels`, `trained_sizes` and `scores` are set where the file says them.
+        The model; its `class_names`, `pixels`, `trained_sizes` and `scores` are set where the file says them.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is damaged, does not say which model it holds, or does not fit the arguments; in one line.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, does not say which model it holds, or does not fit the arguments; in one line.
     """
     path = Path(source).expanduser()
     if path.is_dir() and not is_exported(path):
@@ -53,11 +53,11 @@ def build_model(contents: Contents, **kwargs: Any) -> nn.Module:
     """The model that a file names, with first weights.
 
     Args:
-        contents: from `read_contents`.
-        **kwargs: arguments in place of the file's.
+        contents: From `read_contents`.
+        **kwargs: Arguments in place of the file's.
 
     Raises:
-        ValueError: if the file does not say which model it holds, or says what does not exist; in one line.
+        ValueError: If the file does not say which model it holds, or says what does not exist; in one line.
     """
     if contents.name is None:
         raise ValueError(f"{contents.source} does not say which model it holds")

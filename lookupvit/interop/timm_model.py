@@ -48,15 +48,15 @@ class TimmLookupViT(LookupViT):
 
         Args:
             x: `(B, C, Y, X)`.
-            indices: the last so many blocks, or their indices; all by default.
-            norm: apply the final norm of the lookup tokens.
-            stop_early: has no effect: later blocks are few and run.
+            indices: The last so many blocks, or their indices; all by default.
+            norm: Apply the final norm of the lookup tokens.
+            stop_early: Has no effect: later blocks are few and run.
             output_fmt: "NCHW" for maps `(B, D, h, w)`, "NLC" for tokens `(B, N, D)`.
-            intermediates_only: leave the final tokens out.
-            compressed_size: compressed grid of this call.
+            intermediates_only: Leave the final tokens out.
+            compressed_size: Compressed grid of this call.
 
         Raises:
-            ValueError: for another format, or a norm that does not exist.
+            ValueError: For another format, or a norm that does not exist.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt={output_fmt!r} is not known: choose one of NCHW, NLC")
@@ -86,7 +86,7 @@ class TimmLookupViT(LookupViT):
         """New classifiers of so many classes; 0 for pooled features. The pool is always the average.
 
         Raises:
-            ValueError: for another `global_pool`.
+            ValueError: For another `global_pool`.
         """
         if global_pool not in (None, "avg"):
             raise ValueError(f"global_pool={global_pool!r} is not known: LookupViT averages, give 'avg' or None")
@@ -104,14 +104,14 @@ def build(name: str, defaults: dict[str, Any], pretrained: bool = False, **kwarg
     """A model as `timm.create_model` builds it.
 
     Args:
-        name: of the model.
-        defaults: its arguments.
-        pretrained: load weights: there are none to fetch, so a file must be named,
+        name: Of the model.
+        defaults: Its arguments.
+        pretrained: Load weights: there are none to fetch, so a file must be named,
             `pretrained_cfg_overlay={"file": ...}`.
-        **kwargs: arguments of `LookupViT` in place of the defaults, and timm's own such as `features_only`.
+        **kwargs: Arguments of `LookupViT` in place of the defaults, and timm's own such as `features_only`.
 
     Raises:
-        ValueError: for `pretrained` without a file.
+        ValueError: For `pretrained` without a file.
     """
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
     if pretrained and not overlay.get("file"):

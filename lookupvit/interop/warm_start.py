@@ -39,9 +39,9 @@ class Gains(NamedTuple):
     """Factors on the output projections of the branches that a ViT does not have; 0 to begin with the ViT itself.
 
     Attributes:
-        gather: of the cross-attention from lookup to compressed tokens.
-        infuse: of the way back.
-        lookup_mlp: of the lookup MLP.
+        gather: Of the cross-attention from lookup to compressed tokens.
+        infuse: Of the way back.
+        lookup_mlp: Of the lookup MLP.
     """
 
     gather: float = 0.0
@@ -53,17 +53,17 @@ def initialise(model: nn.Module, source: str | Path | Weights, verbose: bool = T
     """Starts a model of the zoo from other weights: `load_weights`, or `warm_start` for a LookupViT from a plain ViT.
 
     Args:
-        model: any model of the zoo.
-        source: a file or folder of weights, or the name of a timm ViT such as "vit_base_patch16_224.augreg_in21k",
+        model: Any model of the zoo.
+        source: A file or folder of weights, or the name of a timm ViT such as "vit_base_patch16_224.augreg_in21k",
             whose pretrained weights timm fetches; or weights that were read already.
-        verbose: print what became of each tensor.
+        verbose: Print what became of each tensor.
 
     Returns:
-        what became of each tensor.
+        What became of each tensor.
 
     Raises:
-        FileNotFoundError: if there is neither such a file nor such a timm model.
-        ValueError: for weights that do not fit, in one line.
+        FileNotFoundError: If there is neither such a file nor such a timm model.
+        ValueError: For weights that do not fit, in one line.
     """
     weights = source if isinstance(source, Weights) else find_weights(source)
     start = warm_start if isinstance(model, LookupViT) and is_plain_vit(weights.state) else load_weights
@@ -107,18 +107,18 @@ def warm_start(
     ViT. Where the classifiers fit, the lookup tokens' one starts at zero: at first the compressed one decides alone.
 
     Args:
-        model: a `LookupViT`, no deeper than the ViT.
-        source: weights of a timm ViT or of `ViT`: a file, or a state dict.
-        gains: see `Gains`.
-        grid: token grid (h, w) of the weights' positions, where file and number do not tell.
-        verbose: print the table.
+        model: A `LookupViT`, no deeper than the ViT.
+        source: Weights of a timm ViT or of `ViT`: a file, or a state dict.
+        gains: See `Gains`.
+        grid: Token grid (h, w) of the weights' positions, where file and number do not tell.
+        verbose: Print the table.
 
     Returns:
-        what became of each tensor.
+        What became of each tensor.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for weights that are no plain ViT's or do not fit, in one line.
+        FileNotFoundError: If there is no such file.
+        ValueError: For weights that are no plain ViT's or do not fit, in one line.
     """
     gains = Gains(*gains)
     weights = as_weights(source)

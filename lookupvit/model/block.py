@@ -22,17 +22,17 @@ class LookupViTBlock(nn.Module):
     Args:
         dim: D.
         num_heads: H.
-        mlp_ratio: hidden width of the compressed MLP over D (the paper's p).
-        lookup_mlp_ratio: hidden width of the lookup MLP over D (the paper's 1 / q).
-        qkv_bias: see `CrossAttention`.
-        proj_drop: dropout after each output projection and MLP.
-        drop_path: stochastic depth of each of the five residual branches, by sample.
-        reuse: see `CrossAttention`.
-        cross_norm: see `CrossAttention`.
-        infuse: step 3 exists.
-        update_lookup: steps 3 and 4 exist. False in the last block of a model whose only head reads the compressed
+        mlp_ratio: Hidden width of the compressed MLP over D (the paper's p).
+        lookup_mlp_ratio: Hidden width of the lookup MLP over D (the paper's 1 / q).
+        qkv_bias: See `CrossAttention`.
+        proj_drop: Dropout after each output projection and MLP.
+        drop_path: Stochastic depth of each of the five residual branches, by sample.
+        reuse: See `CrossAttention`.
+        cross_norm: See `CrossAttention`.
+        infuse: Step 3 exists.
+        update_lookup: Steps 3 and 4 exist. False in the last block of a model whose only head reads the compressed
             tokens: parameters there would never get a gradient.
-        path: see `CrossAttention`.
+        path: See `CrossAttention`.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class LookupViTBlock(nn.Module):
             compressed: `(B, M, D)`.
             lookup: `(B, N, D)`.
             update_lookup: False skips steps 3 and 4, for a caller that reads the compressed tokens only.
-            need_attention: return the attention too.
+            need_attention: Return the attention too.
 
         Returns:
-            compressed `(B, M, D)`, lookup `(B, N, D)`, and the attention `(B, H, M, N)` or None.
+            Compressed `(B, M, D)`, lookup `(B, N, D)`, and the attention `(B, H, M, N)` or None.
         """
         drop = self.drop_path
         gathered, attention = self.cross.gather(compressed, lookup, need_attention)

@@ -20,13 +20,13 @@ class EncoderMixin:
 
         Args:
             x: `(B, C, Y, X)`, normalised; clips `(B, C, T, Y, X)` for a video model.
-            compressed_size: compressed grid of this call, and with it the number of tokens; the model's own by default.
+            compressed_size: Compressed grid of this call, and with it the number of tokens; the model's own by default.
 
         Returns:
             `(B, M, D)`, row by row of the compressed grid.
 
         Raises:
-            ValueError: for a model with head="lookup", whose compressed tokens are never normalised.
+            ValueError: For a model with head="lookup", whose compressed tokens are never normalised.
         """
         return self.forward_features(x, compressed_size, head="compressed").compressed
 
@@ -43,17 +43,17 @@ class EncoderMixin:
 
         Args:
             x: `(B, C, Y, X)`, normalised.
-            n: the last n blocks, or their indices, negative ones from the end.
+            n: The last n blocks, or their indices, negative ones from the end.
             tokens: "lookup" for dense tasks, "compressed" for a summary.
-            reshape: maps `(B, D, h, w)` in place of tokens.
-            norm: apply the final norm.
-            compressed_size: compressed grid of this call; the model's own by default.
+            reshape: Maps `(B, D, h, w)` in place of tokens.
+            norm: Apply the final norm.
+            compressed_size: Compressed grid of this call; the model's own by default.
 
         Returns:
             `(B, N, D)` or `(B, M, D)` for each block, as maps if asked for.
 
         Raises:
-            ValueError: for tokens that do not exist or are not normalised, or blocks that there are not.
+            ValueError: For tokens that do not exist or are not normalised, or blocks that there are not.
         """
         check_choice("tokens", tokens, TOKENS)
         if norm and tokens not in self.norms:

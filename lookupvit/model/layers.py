@@ -18,12 +18,12 @@ def init_linear_layers(model: nn.Module, weight_init: str = "trunc_normal") -> N
     """Initialises every linear layer of a model; biases with zeros.
 
     Args:
-        model: changed in place.
+        model: Changed in place.
         weight_init: "trunc_normal", of deviation 0.02 whatever the width, as timm's ViT; or "xavier_uniform", as the
             ViT in JAX: nearly the same at width 768, five times as large at width 96, where 0.02 learns late.
 
     Raises:
-        ValueError: for another `weight_init`, in one line.
+        ValueError: For another `weight_init`, in one line.
     """
     check_choice("weight_init", weight_init, WEIGHT_INITS)
     for module in model.modules():
@@ -43,7 +43,7 @@ class Mlp(nn.Module):
     Args:
         dim: D.
         hidden: F.
-        drop: dropout after the last layer.
+        drop: Dropout after the last layer.
     """
 
     def __init__(self, dim: int, hidden: int, drop: float = 0.0):
@@ -69,7 +69,7 @@ class PooledHead(nn.Module):
     Args:
         dim: D.
         num_classes: C; 0 gives the pooled features themselves.
-        drop_rate: dropout before the classifier.
+        drop_rate: Dropout before the classifier.
     """
 
     def __init__(self, dim: int, num_classes: int, drop_rate: float = 0.0):
@@ -89,11 +89,11 @@ class PatchEmbed(nn.Module):
     square or not, is accepted.
 
     Args:
-        img_size: native image size (Y, X).
-        patch_size: patch (y, x).
-        in_chans: image channels.
+        img_size: Native image size (Y, X).
+        patch_size: Patch (y, x).
+        in_chans: Image channels.
         embed_dim: D.
-        antialias: antialiased resize of the positions when they shrink.
+        antialias: Antialiased resize of the positions when they shrink.
     """
 
     def __init__(
@@ -120,10 +120,10 @@ class PatchEmbed(nn.Module):
             x: `(B, C, Y, X)`.
 
         Returns:
-            tokens `(B, N, D)` and their grid (h, w).
+            Tokens `(B, N, D)` and their grid (h, w).
 
         Raises:
-            ValueError: for a wrong number of axes or channels, or a size that the patch does not divide.
+            ValueError: For a wrong number of axes or channels, or a size that the patch does not divide.
         """
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"expected images of shape (B, {self.in_chans}, height, width), got {tuple(x.shape)}")

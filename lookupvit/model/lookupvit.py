@@ -23,33 +23,33 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
     fits into the lookup grid can be asked for at any call, and any image size that the patch divides.
 
     Args:
-        img_size: native image size, int or (height, width); fixes the grid of the position embedding.
-        patch_size: int or (height, width).
-        in_chans: image channels.
+        img_size: Native image size, int or (height, width); fixes the grid of the position embedding.
+        patch_size: Int or (height, width).
+        in_chans: Image channels.
         num_classes: C; 0 for pooled features instead of logits.
         embed_dim: D.
         depth: L.
         num_heads: H.
-        mlp_ratio: hidden width of the compressed MLP over D (the paper's p = 4).
-        lookup_mlp_ratio: hidden width of the lookup MLP over D (the paper's 1 / q, q = 2).
-        qkv_bias: biases of the attention projections, see `CrossAttention`.
-        compressed_size: default compressed grid, int or (h', w').
+        mlp_ratio: Hidden width of the compressed MLP over D (the paper's p = 4).
+        lookup_mlp_ratio: Hidden width of the lookup MLP over D (the paper's 1 / q, q = 2).
+        qkv_bias: Biases of the attention projections, see `CrossAttention`.
+        compressed_size: Default compressed grid, int or (h', w').
         head: "both" (a classifier on each token set; the output is the mean of their logits), "compressed", "lookup".
-        drop_rate: dropout before the classifiers.
-        pos_drop_rate: dropout after the embedding.
-        proj_drop_rate: dropout after output projections and MLPs.
-        drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks.
-        reuse: how the way back reads the attention: "transpose" (as it stands), "renormalize" (softmax over M) or
+        drop_rate: Dropout before the classifiers.
+        pos_drop_rate: Dropout after the embedding.
+        proj_drop_rate: Dropout after output projections and MLPs.
+        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks.
+        reuse: How the way back reads the attention: "transpose" (as it stands), "renormalize" (softmax over M) or
             "fresh" (scores of its own).
-        cross_norm: where the cross-attention normalises: "input" or "projection".
-        antialias: antialiased resize from lookup to compressed tokens.
-        infuse: the way back from compressed to lookup tokens; False is the unidirectional ablation.
+        cross_norm: Where the cross-attention normalises: "input" or "projection".
+        antialias: Antialiased resize from lookup to compressed tokens.
+        infuse: The way back from compressed to lookup tokens; False is the unidirectional ablation.
         path: "auto", "plain", "absorbed" or "tiled", see `lookupvit.model.attention`; never the function.
-        grad_checkpointing: recompute each block in the backward pass instead of storing its activations.
-        weight_init: of linear layers, "trunc_normal" or "xavier_uniform", as `init_linear_layers`.
+        grad_checkpointing: Recompute each block in the backward pass instead of storing its activations.
+        weight_init: Of linear layers, "trunc_normal" or "xavier_uniform", as `init_linear_layers`.
 
     Raises:
-        ValueError: for sizes that do not fit and options that do not exist, in one line.
+        ValueError: For sizes that do not fit and options that do not exist, in one line.
     """
 
     def __init__(
@@ -132,18 +132,18 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         """The blocks and the final norms.
 
         Args:
-            lookup: embedded tokens `(B, N, D)`.
-            grid: their grid.
-            compressed_size: compressed grid of this call; the model's own by default.
-            head: which head will read the result; the model's own by default. "compressed" saves the end of the last
+            lookup: Embedded tokens `(B, N, D)`.
+            grid: Their grid.
+            compressed_size: Compressed grid of this call; the model's own by default.
+            head: Which head will read the result; the model's own by default. "compressed" saves the end of the last
                 block.
-            intermediates: a list that receives the raw tokens and the attention after each block.
+            intermediates: A list that receives the raw tokens and the attention after each block.
 
         Returns:
-            the normalised tokens that `head` reads.
+            The normalised tokens that `head` reads.
 
         Raises:
-            ValueError: for a compressed size larger than the grid, or a head that the model does not have.
+            ValueError: For a compressed size larger than the grid, or a head that the model does not have.
         """
         size = check_compressed_size(self.compressed_size if compressed_size is None else compressed_size, grid)
         head = self._check_head(head)
@@ -179,11 +179,11 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
 
         Args:
             x: `(B, C, Y, X)`.
-            indices: blocks wanted, negative ones from the end; all by default.
-            compressed_size: compressed grid of this call.
+            indices: Blocks wanted, negative ones from the end; all by default.
+            compressed_size: Compressed grid of this call.
 
         Returns:
-            the normalised tokens, and for each index the raw `Tokens` after that block, with its attention
+            The normalised tokens, and for each index the raw `Tokens` after that block, with its attention
             `(B, H, M, N)` (for reuse "renormalize", the one normalised over M).
         """
         kept: list[Tokens] = []
@@ -207,11 +207,11 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
 
         Args:
             x: `(B, C, Y, X)`, any size that the patch divides.
-            compressed_size: compressed grid of this call; the model's own by default.
+            compressed_size: Compressed grid of this call; the model's own by default.
             head: "both", "compressed" or "lookup" of a model with both heads; the model's own by default.
 
         Returns:
-            logits `(B, num_classes)`.
+            Logits `(B, num_classes)`.
         """
         return self.forward_head(self.forward_features(x, compressed_size, head))
 

@@ -18,24 +18,24 @@ class ViT(HubMixin, nn.Module):
     Embedding, positions, initialisation, norm and pooled head are those of `LookupViT`; only the blocks differ.
 
     Args:
-        img_size: native image size, int or (height, width).
-        patch_size: int or (height, width).
-        in_chans: image channels.
+        img_size: Native image size, int or (height, width).
+        patch_size: Int or (height, width).
+        in_chans: Image channels.
         num_classes: C; 0 for pooled features.
         embed_dim: D.
-        depth: blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of the MLP over D.
-        qkv_bias: biases on Q, K and V.
-        drop_rate: dropout before the classifier.
-        pos_drop_rate: dropout after the embedding.
-        proj_drop_rate: dropout after output projections and MLPs.
-        drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks.
-        grad_checkpointing: recompute blocks in the backward pass.
-        weight_init: of linear layers, as `init_linear_layers`.
+        depth: Blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP over D.
+        qkv_bias: Biases on Q, K and V.
+        drop_rate: Dropout before the classifier.
+        pos_drop_rate: Dropout after the embedding.
+        proj_drop_rate: Dropout after output projections and MLPs.
+        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks.
+        grad_checkpointing: Recompute blocks in the backward pass.
+        weight_init: Of linear layers, as `init_linear_layers`.
 
     Raises:
-        ValueError: for sizes that do not fit, in one line.
+        ValueError: For sizes that do not fit, in one line.
     """
 
     compressed_size = None  # there are no compressed tokens
@@ -91,7 +91,7 @@ class ViT(HubMixin, nn.Module):
         """Images `(B, C, Y, X)` to normalised `Tokens` with `lookup` `(B, N, D)` only.
 
         Raises:
-            ValueError: if a compressed size or a head is asked for, or the patch does not divide the image.
+            ValueError: If a compressed size or a head is asked for, or the patch does not divide the image.
         """
         if compressed_size is not None or head is not None:
             raise ValueError("a plain ViT has no compressed tokens: leave compressed_size and head out")

@@ -28,7 +28,7 @@ def model_arguments(name: str) -> tuple[str, ...]:
     """Arguments that the named model takes.
 
     Raises:
-        ValueError: for an unknown name, in one line.
+        ValueError: For an unknown name, in one line.
     """
     if name not in _MODELS:
         close = difflib.get_close_matches(name, _MODELS, n=3, cutoff=0.5)
@@ -41,14 +41,14 @@ def create_model(name: str, **kwargs) -> nn.Module:
     """Builds a model by name.
 
     Args:
-        name: one of `list_models()`.
-        **kwargs: any argument of the named model's class, in place of the named model's; None means the named model's.
+        name: One of `list_models()`.
+        **kwargs: Any argument of the named model's class, in place of the named model's; None means the named model's.
 
     Returns:
-        the model, randomly initialised.
+        The model, randomly initialised.
 
     Raises:
-        ValueError: for an unknown name or argument, in one line that lists what there is.
+        ValueError: For an unknown name or argument, in one line that lists what there is.
 
     Example:
         >>> model = create_model("lookupvit_tiny_patch4_32", num_classes=10, compressed_size=(5, 5), depth=2)

@@ -31,12 +31,12 @@ class Weights:
     """A state dict and what its file says about it.
 
     Attributes:
-        state: tensors by name, without the prefixes of wrappers.
-        source: what to call them in messages.
-        grid: token grid of the position embedding; None where the file does not say.
-        num_heads: attention heads; None where the file does not say.
-        dropped: names left out, and why.
-        contents: what else its file says: which model it is, its classes, its pixels; None of a state dict alone.
+        state: Tensors by name, without the prefixes of wrappers.
+        source: What to call them in messages.
+        grid: Token grid of the position embedding; None where the file does not say.
+        num_heads: Attention heads; None where the file does not say.
+        dropped: Names left out, and why.
+        contents: What else its file says: which model it is, its classes, its pixels; None of a state dict alone.
     """
 
     state: dict[str, Tensor]
@@ -55,11 +55,11 @@ def read_weights(path: str | Path, ema: bool = True) -> Weights:
 
     Args:
         path: safetensors, or a checkpoint of torch or Lightning; told apart by their content.
-        ema: averaged weights where there are some; False takes the raw ones.
+        ema: Averaged weights where there are some; False takes the raw ones.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is damaged, holds no weights, or more than plain data and tensors; in one line.
+        FileNotFoundError: If it is not there.
+        ValueError: If it is damaged, holds no weights, or more than plain data and tensors; in one line.
     """
     contents = read_contents(path)
     weights = Weights({}, contents.source, contents=contents)
@@ -88,12 +88,12 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Writes a model's weights.
 
     Args:
-        model: a `LookupViT` or another model of the zoo.
+        model: A `LookupViT` or another model of the zoo.
         path: `.safetensors`, with the grid of the positions and the number of heads beside the tensors; or `.ckpt`, a
             Lightning checkpoint that `lookupvit test`, `predict` and `--model.init_from` take.
 
     Raises:
-        ValueError: for another ending.
+        ValueError: For another ending.
     """
     path = Path(path)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -186,7 +186,7 @@ def with_facts(weights: Weights, hparams: Mapping[str, Any] | None) -> Weights:
     """Adds grid and heads, as the hyper-parameters of a Lightning checkpoint tell them.
 
     Raises:
-        ValueError: if they are no sizes of a model; in one line.
+        ValueError: If they are no sizes of a model; in one line.
     """
     if hparams and hparams.get("name") in MODELS:
         given = {key: hparams[key] for key in ("img_size", "num_frames") if hparams.get(key) is not None}

@@ -75,14 +75,14 @@ class HubMixin(
         """Notes how images are prepared and what the classes are called; `save_pretrained` writes it.
 
         Args:
-            mean: of each channel, of pixels in 0..1.
-            std: of each channel.
-            crop_pct: part of the resized image's side that the centre crop keeps.
+            mean: Of each channel, of pixels in 0..1.
+            std: Of each channel.
+            crop_pct: Part of the resized image's side that the centre crop keeps.
             interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
-            class_names: name of each class, in the order of the logits.
+            class_names: Name of each class, in the order of the logits.
 
         Raises:
-            ValueError: for an interpolation that does not exist, or another number of names than classes.
+            ValueError: For an interpolation that does not exist, or another number of names than classes.
         """
         if class_names is not None and len(class_names) != self.num_classes:
             raise ValueError(
@@ -178,13 +178,13 @@ def image_processor(
 
     Args:
         img_size: (height, width) that the model takes.
-        mean: of each channel, of pixels in 0..1.
-        std: of each channel.
-        crop_pct: part of the resized image's side that the centre crop keeps.
+        mean: Of each channel, of pixels in 0..1.
+        std: Of each channel.
+        crop_pct: Part of the resized image's side that the centre crop keeps.
         interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
 
     Raises:
-        ValueError: for an interpolation that does not exist.
+        ValueError: For an interpolation that does not exist.
     """
     if interpolation not in RESAMPLE:
         raise ValueError(f"interpolation={interpolation!r} is not known: choose one of {', '.join(RESAMPLE)}")

@@ -28,14 +28,14 @@ class Report:
     """What a load did, by name of the tensor.
 
     Attributes:
-        source: where the weights came from.
-        loaded: taken as they were.
-        derived: made out of other tensors (warm starts), and how.
-        resized: fitted to another size, and from which to which.
-        initialised: not in the weights, left as the model initialised them, and why that is right.
-        unexpected: in the weights and left out, and why that is right.
-        errors: missing, of another shape, or unknown, without a reason.
-        notes: what else to know.
+        source: Where the weights came from.
+        loaded: Taken as they were.
+        derived: Made out of other tensors (warm starts), and how.
+        resized: Fitted to another size, and from which to which.
+        initialised: Not in the weights, left as the model initialised them, and why that is right.
+        unexpected: In the weights and left out, and why that is right.
+        errors: Missing, of another shape, or unknown, without a reason.
+        notes: What else to know.
     """
 
     source: str
@@ -126,18 +126,18 @@ def load_weights(
     Args:
         model: `LookupViT`, `LookupViViT`, `ViT` or `ViViT`.
         source: safetensors, a torch or Lightning checkpoint, a folder of `save_pretrained`, or a state dict.
-        grid: token grid (h, w) or (t, h, w) of the weights' positions, where file and number do not tell.
-        ignore: patterns such as "heads.*" of names that may be missing or unknown.
-        ema: averaged weights where a file has both.
-        inflation: how a patch becomes a tubelet: "central_frame" or "average".
-        verbose: print the table.
+        grid: Token grid (h, w) or (t, h, w) of the weights' positions, where file and number do not tell.
+        ignore: Patterns such as "heads.*" of names that may be missing or unknown.
+        ema: Averaged weights where a file has both.
+        inflation: How a patch becomes a tubelet: "central_frame" or "average".
+        verbose: Print the table.
 
     Returns:
-        what became of each tensor.
+        What became of each tensor.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a damaged file, one with code in it, or weights that do not fit; in one line.
+        FileNotFoundError: If there is no such file.
+        ValueError: For a damaged file, one with code in it, or weights that do not fit; in one line.
     """
     reasons = dict.fromkeys(ignore, "ignored as asked")
     new, report = fit_weights(model, as_weights(source, ema), grid=grid, ignore=reasons, inflation=inflation)

@@ -45,14 +45,14 @@ def resize_positions(positions: Tensor, from_grid: Size, to_grid: Size) -> Tenso
 
     Args:
         positions: `(1, prod(from_grid), D)`.
-        from_grid: their grid.
-        to_grid: grid wanted.
+        from_grid: Their grid.
+        to_grid: Grid wanted.
 
     Returns:
         `(1, prod(to_grid), D)`, of the same type.
 
     Raises:
-        ValueError: if the grids have other numbers of axes, or `positions` are not of `from_grid`.
+        ValueError: If the grids have other numbers of axes, or `positions` are not of `from_grid`.
     """
     if len(from_grid) != len(to_grid) or positions.ndim != 3 or positions.shape[1] != prod(from_grid):
         raise ValueError(f"positions {tuple(positions.shape)} of a grid {from_grid} cannot be resized to {to_grid}")
@@ -77,7 +77,7 @@ def resize_kernel(kernel: Tensor, size: Size) -> Tensor:
         `(D, C, *size)`, of the same type.
 
     Raises:
-        ValueError: for another number of axes.
+        ValueError: For another number of axes.
     """
     if kernel.ndim != len(size) + 2:
         raise ValueError(f"a kernel of shape {tuple(kernel.shape)} has no {len(size)} axes to resize to {size}")
@@ -92,7 +92,7 @@ def fit_kernel(kernel: Tensor, size: Size, method: str = "central_frame") -> Ten
     """A kernel `(D, C, ...)` for a model whose patch is `size`: resized, and inflated from a patch to a tubelet.
 
     Raises:
-        ValueError: for a tubelet where the model takes images.
+        ValueError: For a tubelet where the model takes images.
     """
     if kernel.ndim == 5 and len(size) == 2:
         raise ValueError(
@@ -115,16 +115,16 @@ def guess_grid(count: int, own: Size, axes: int) -> Size:
     """The token grid of so many positions, where a file does not say.
 
     Args:
-        count: number of positions.
-        own: grid of the model that is to take them.
+        count: Number of positions.
+        own: Grid of the model that is to take them.
         axes: 2 or 3, from the file's patch kernel.
 
     Returns:
-        the model's own grid where the number is the same, else a square; for clips a square at the model's number of
+        The model's own grid where the number is the same, else a square; for clips a square at the model's number of
         time indices, or the model's height and width at another number.
 
     Raises:
-        ValueError: where nothing fits or two grids do, in one line.
+        ValueError: Where nothing fits or two grids do, in one line.
     """
     space = own[-2:]
     if axes == 2:
@@ -156,7 +156,7 @@ def inflate_patch_embed(weight: Tensor, t: int, method: str = "central_frame") -
 
     Args:
         weight: `(D, C, y, x)` of a patch embedding.
-        t: frames of a tubelet.
+        t: Frames of a tubelet.
         method: "central_frame" (zero but for the frame t // 2, which sees what the image model saw) or "average" (the
             same kernel at every frame over t: a still clip gives the image's features).
 
@@ -164,7 +164,7 @@ def inflate_patch_embed(weight: Tensor, t: int, method: str = "central_frame") -
         `(D, C, t, y, x)`, in new memory.
 
     Raises:
-        ValueError: for an unknown method, a `t` below 1, or a weight that is no patch kernel.
+        ValueError: For an unknown method, a `t` below 1, or a weight that is no patch kernel.
     """
     check_choice("method", method, INFLATIONS)
     check_positive(t=t)
@@ -182,8 +182,8 @@ def tile_positions(pos_embed: Tensor, image_grid: tuple[int, int], grid: tuple[i
 
     Args:
         pos_embed: `(1, prod(image_grid), D)`.
-        image_grid: grid (h, w) of `pos_embed`.
-        grid: grid (t, h, w) wanted.
+        image_grid: Grid (h, w) of `pos_embed`.
+        grid: Grid (t, h, w) wanted.
 
     Returns:
         `(1, prod(grid), D)`.

@@ -44,15 +44,15 @@ def plain_vit(
     Class, register and distillation tokens go, with their positions; LayerScale is folded into the layers before it.
 
     Args:
-        state: a ViT's state dict, names with or without `vit.`.
-        grid: token grid (h, w) of its positions, where that is known.
-        own_grid: token grid of the model that is to take them, tried first where it is not.
+        state: A ViT's state dict, names with or without `vit.`.
+        grid: Token grid (h, w) of its positions, where that is known.
+        own_grid: Token grid of the model that is to take them, tried first where it is not.
 
     Returns:
-        the rest, under timm's names; names left out and why; notes.
+        The rest, under timm's names; names left out and why; notes.
 
     Raises:
-        ValueError: for a ViT that computes something else, in one line.
+        ValueError: For a ViT that computes something else, in one line.
     """
     state = {name.removeprefix("vit."): value for name, value in state.items()}
     for part, what in _FOREIGN.items():

@@ -27,19 +27,19 @@ class Captioner(nn.Module):
     """An image encoder and a text decoder.
 
     Args:
-        name: encoder, one of `lookupvit.list_models()`, of images.
+        name: Encoder, one of `lookupvit.list_models()`, of images.
         vocab_size: V; None builds the encoder alone, until `build_decoder`.
-        img_size: image size, int or (height, width) in pixels; the named model's own by default.
-        compressed_size: compressed grid; the named model's own by default.
-        memory: tokens that the decoder reads: "compressed", "lookup" or "both"; by default the compressed ones, and all
+        img_size: Image size, int or (height, width) in pixels; the named model's own by default.
+        compressed_size: Compressed grid; the named model's own by default.
+        memory: Tokens that the decoder reads: "compressed", "lookup" or "both"; by default the compressed ones, and all
             that there are of a plain ViT.
-        encoder_args: further arguments of the encoder.
-        memory_positions: tell the decoder where in the image each token lies, by `sincos_positions` added to it; a
+        encoder_args: Further arguments of the encoder.
+        memory_positions: Tell the decoder where in the image each token lies, by `sincos_positions` added to it; a
             token alone says little of its place, and words such as "left of" are learnt late without.
-        decoder_args: arguments of `Decoder`, such as `{"depth": 6}`; its width is the encoder's by default.
+        decoder_args: Arguments of `Decoder`, such as `{"depth": 6}`; its width is the encoder's by default.
 
     Raises:
-        ValueError: for names, arguments and sizes that do not fit, in one line.
+        ValueError: For names, arguments and sizes that do not fit, in one line.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Captioner(nn.Module):
         """Images `(B, C, Y, X)` to the tokens that the decoder reads: `(B, M, E)`, `(B, N, E)` or `(B, M + N, E)`.
 
         Raises:
-            ValueError: for sizes that do not fit, in one line.
+            ValueError: For sizes that do not fit, in one line.
         """
         tokens = self.encoder.forward_features(images, compressed_size)
         grids = {"compressed": tokens.compressed_size, "lookup": tokens.grid_size}

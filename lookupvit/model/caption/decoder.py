@@ -22,7 +22,7 @@ class TextAttention(nn.Module):
     Args:
         dim: D.
         num_heads: H.
-        drop: dropout after the output projection.
+        drop: Dropout after the output projection.
     """
 
     def __init__(self, dim: int, num_heads: int, drop: float = 0.0):
@@ -38,7 +38,7 @@ class TextAttention(nn.Module):
 
         Args:
             x: `(R, T, D)`; with `remember` only the newest position, `(R, 1, D)`.
-            remember: takes the newest keys and values `(R, 2 D)`, gives back those of all positions `(R, t, 2 D)`.
+            remember: Takes the newest keys and values `(R, 2 D)`, gives back those of all positions `(R, t, 2 D)`.
 
         Returns:
             `(R, T, D)`.
@@ -59,7 +59,7 @@ class MemoryAttention(nn.Module):
         dim: D.
         num_heads: H.
         memory_dim: E.
-        drop: dropout after the output projection.
+        drop: Dropout after the output projection.
     """
 
     def __init__(self, dim: int, num_heads: int, memory_dim: int, drop: float = 0.0):
@@ -81,8 +81,8 @@ class MemoryAttention(nn.Module):
 
         Args:
             x: `(R, T, D)`, the K texts of an image one after the other.
-            memory: from `project`.
-            attention: a list that receives the attention `(R, H, T, M)`.
+            memory: From `project`.
+            attention: A list that receives the attention `(R, H, T, M)`.
 
         Returns:
             `(R, T, D)`.
@@ -127,15 +127,15 @@ class Decoder(nn.Module):
         vocab_size: V.
         embed_dim: D.
         memory_dim: E; D by default.
-        depth: blocks.
+        depth: Blocks.
         num_heads: H.
-        mlp_ratio: hidden width of the MLP over D.
-        context_length: most tokens of a text, its first and its last one counted.
-        tied: read the logits off the embedding's own matrix, instead of a matrix of their own.
-        drop_rate: dropout after the embedding and after each residual branch.
+        mlp_ratio: Hidden width of the MLP over D.
+        context_length: Most tokens of a text, its first and its last one counted.
+        tied: Read the logits off the embedding's own matrix, instead of a matrix of their own.
+        drop_rate: Dropout after the embedding and after each residual branch.
 
     Raises:
-        ValueError: for sizes that do not fit, in one line.
+        ValueError: For sizes that do not fit, in one line.
     """
 
     def __init__(
@@ -195,15 +195,15 @@ class Decoder(nn.Module):
         Args:
             tokens: `(R, T)`; padding may follow a text, not precede it.
             memory: `(B, M, E)`, or what `project` made of it; R is a multiple of B, the texts of an image adjacent.
-            start: position of the first of the tokens.
-            remember: takes a block's number and its newest keys and values, see `TextAttention`.
-            attention: a list that receives each block's cross-attention `(R, H, T, M)`.
+            start: Position of the first of the tokens.
+            remember: Takes a block's number and its newest keys and values, see `TextAttention`.
+            attention: A list that receives each block's cross-attention `(R, H, T, M)`.
 
         Returns:
             `(R, T, D)`.
 
         Raises:
-            ValueError: if the text is longer than the context, or R is no multiple of B.
+            ValueError: If the text is longer than the context, or R is no multiple of B.
         """
         R, T = tokens.shape
         if start + T > self.context_length:

@@ -17,10 +17,10 @@ class CachedText:
     images are done, only the table changes. The memory's keys and values exist once an image, whatever K.
 
     Args:
-        decoder: the decoder, in evaluation mode.
+        decoder: The decoder, in evaluation mode.
         memory: `(B, M, E)`.
-        most: largest K.
-        length: most tokens of a text.
+        most: Largest K.
+        length: Most tokens of a text.
     """
 
     def __init__(self, decoder: Decoder, memory: Tensor, most: int, length: int):

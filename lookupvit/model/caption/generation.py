@@ -29,18 +29,18 @@ def generate(
     """Writes texts about images.
 
     Args:
-        decoder: in evaluation mode.
+        decoder: In evaluation mode.
         memory: `(B, M, E)`.
-        special: tokens with a meaning.
-        how: method and its options; beam search by default.
-        cached: keep keys and values; without, the same texts come out many times slower.
-        generator: of the samples, on the memory's device; torch's own by default.
+        special: Tokens with a meaning.
+        how: Method and its options; beam search by default.
+        cached: Keep keys and values; without, the same texts come out many times slower.
+        generator: Of the samples, on the memory's device; torch's own by default.
 
     Returns:
-        for each image up to `num_return` texts, best first; fewer only if there are not as many.
+        For each image up to `num_return` texts, best first; fewer only if there are not as many.
 
     Raises:
-        ValueError: if the lengths asked for do not fit the decoder's context.
+        ValueError: If the lengths asked for do not fit the decoder's context.
     """
     how = Generation() if how is None else how
     limit = how.limit(decoder.context_length)

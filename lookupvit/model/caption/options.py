@@ -13,10 +13,10 @@ class Special(NamedTuple):
     """Tokens with a meaning of their own.
 
     Attributes:
-        bos: begins a text.
-        eos: ends it.
-        pad: follows its end.
-        banned: others that are never written, such as the unknown token.
+        bos: Begins a text.
+        eos: Ends it.
+        pad: Follows its end.
+        banned: Others that are never written, such as the unknown token.
     """
 
     bos: int
@@ -31,19 +31,19 @@ class Generation:
 
     Attributes:
         method: "greedy" (the likeliest token each time), "beam", or "sample" (a random token of the nucleus).
-        beams: texts that beam search carries along.
-        num_return: texts of each image, best first; at most `beams`. Samples may be any number.
-        length_penalty: a beam's score is its log-probability over the number of its tokens, its end counted, to this
+        beams: Texts that beam search carries along.
+        num_return: Texts of each image, best first; at most `beams`. Samples may be any number.
+        length_penalty: A beam's score is its log-probability over the number of its tokens, its end counted, to this
             power: 0 ranks by probability, which likes short texts; 1 by the mean of a token.
-        exhaust: beam search stops at an image when the best unfinished text, at its present length, scores less than
+        exhaust: Beam search stops at an image when the best unfinished text, at its present length, scores less than
             the n-th finished one; with this it stops when no length could make it score more.
-        top_p: the nucleus is the fewest likeliest tokens that have this probability together.
-        temperature: of the distribution that is sampled; below 1 it is sharper.
-        min_length: least tokens, begin and end not counted.
-        max_length: most tokens, begin and end not counted; None: as many as the decoder's context has room for.
+        top_p: The nucleus is the fewest likeliest tokens that have this probability together.
+        temperature: Of the distribution that is sampled; below 1 it is sharper.
+        min_length: Least tokens, begin and end not counted.
+        max_length: Most tokens, begin and end not counted; None: as many as the decoder's context has room for.
 
     Raises:
-        ValueError: for a value that does not fit, in one line.
+        ValueError: For a value that does not fit, in one line.
     """
 
     method: str = "beam"
@@ -103,10 +103,10 @@ class Caption(NamedTuple):
     """One text.
 
     Attributes:
-        tokens: without beginning, end and padding.
-        log_prob: natural logarithm of its probability, its end counted; at temperature 1, over every
+        tokens: Without beginning, end and padding.
+        log_prob: Natural logarithm of its probability, its end counted; at temperature 1, over every
             token that may be written.
-        score: what texts of one image are ranked by.
+        score: What texts of one image are ranked by.
     """
 
     tokens: list[int]

@@ -66,7 +66,7 @@ class AbsorbedValues(Function):
         """Attention `(B, M H, N)`, lookup tokens `(B, N, D)`, value maps `(H, D, d)`.
 
         Returns:
-            what was read, `(B, M H, d)`, and `A X` `(B, M H, D)`, which the backward pass needs.
+            What was read, `(B, M H, d)`, and `A X` `(B, M H, D)`, which the backward pass needs.
         """
         read = torch.bmm(rows, x)  # (B, M H, D)
         return _by_head(read, weight), read

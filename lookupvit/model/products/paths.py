@@ -32,18 +32,18 @@ def choose_paths(
     """Picks the path of each product from its multiply-adds, and whether A is stored from its size.
 
     Args:
-        n: lookup tokens N.
-        m: compressed tokens M.
+        n: Lookup tokens N.
+        m: Compressed tokens M.
         dim: D.
         num_heads: H.
         path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
             multiply-adds.
-        cross_norm: with "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
-        reuse: with any but "transpose" A is needed as a whole and is never tiled by itself.
-        training: a backward pass will follow.
+        cross_norm: With "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
+        reuse: With any but "transpose" A is needed as a whole and is never tiled by itself.
+        training: A backward pass will follow.
 
     Returns:
-        the choice.
+        The choice.
     """
     if path != "auto":
         return Paths(

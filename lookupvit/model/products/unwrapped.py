@@ -14,7 +14,7 @@ def unwrapped(*layers: nn.Module) -> bool:
     """Whether each of `layers` is exactly torch's own `Linear` or `LayerNorm`, without hooks and with common weights.
 
     Args:
-        layers: the layers whose weights are to be read.
+        layers: The layers whose weights are to be read.
 
     Returns:
         False for a subclass or a stand-in (peft, `torch.ao`, `parametrize`), a layer with hooks of its own or under

@@ -15,11 +15,11 @@ class TubeletEmbed(nn.Module):
     The positions live on the grid of `clip_size`; another number of frames or another image size resizes them.
 
     Args:
-        clip_size: native clip (T, Y, X).
-        tubelet: tubelet (t, y, x).
-        in_chans: channels.
+        clip_size: Native clip (T, Y, X).
+        tubelet: Tubelet (t, y, x).
+        in_chans: Channels.
         embed_dim: D.
-        antialias: antialiased resize of the positions when they shrink.
+        antialias: Antialiased resize of the positions when they shrink.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class TubeletEmbed(nn.Module):
             x: `(B, C, T, Y, X)`.
 
         Returns:
-            tokens `(B, N, D)` and their grid (t, h, w).
+            Tokens `(B, N, D)` and their grid (t, h, w).
 
         Raises:
-            ValueError: for a wrong number of axes or channels, or a size that the tubelet does not divide.
+            ValueError: For a wrong number of axes or channels, or a size that the tubelet does not divide.
         """
         if x.ndim != 5 or x.shape[1] != self.in_chans:
             raise ValueError(

@@ -26,37 +26,37 @@ class LookupViViT(ClipLayers, LookupViT):
 
     Args:
         model: "joint" or "factorised".
-        num_frames: native number of frames T; fixes the grid of the positions, not what may be asked for.
-        img_size: native image size, int or (height, width).
-        tubelet_size: frames of a tubelet.
-        patch_size: pixels of a tubelet, int or (height, width).
-        in_chans: channels.
+        num_frames: Native number of frames T; fixes the grid of the positions, not what may be asked for.
+        img_size: Native image size, int or (height, width).
+        tubelet_size: Frames of a tubelet.
+        patch_size: Pixels of a tubelet, int or (height, width).
+        in_chans: Channels.
         num_classes: C; 0 for pooled features instead of logits.
         embed_dim: D.
         depth: L.
         num_heads: H.
-        mlp_ratio: hidden width of the compressed MLP over D, and of the temporal transformer's.
-        lookup_mlp_ratio: hidden width of the lookup MLP over D.
-        qkv_bias: biases of the attention projections, see `CrossAttention`.
-        compressed_size: default compressed grid, int or (t', h', w'); of a factorised model (h', w'), or (t, h', w')
+        mlp_ratio: Hidden width of the compressed MLP over D, and of the temporal transformer's.
+        lookup_mlp_ratio: Hidden width of the lookup MLP over D.
+        qkv_bias: Biases of the attention projections, see `CrossAttention`.
+        compressed_size: Default compressed grid, int or (t', h', w'); of a factorised model (h', w'), or (t, h', w')
             with t the clip's time indices, none of which is compressed away.
-        temporal_depth: blocks of the temporal transformer of a factorised model.
-        head: heads of a joint model; None is "both", and for a factorised model "compressed", the only one.
-        drop_rate: dropout before the classifiers.
-        pos_drop_rate: dropout after the embeddings of space and time.
-        proj_drop_rate: dropout after output projections and MLPs.
-        drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
+        temporal_depth: Blocks of the temporal transformer of a factorised model.
+        head: Heads of a joint model; None is "both", and for a factorised model "compressed", the only one.
+        drop_rate: Dropout before the classifiers.
+        pos_drop_rate: Dropout after the embeddings of space and time.
+        proj_drop_rate: Dropout after output projections and MLPs.
+        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
             blocks.
-        reuse: see `LookupViT`, as all that follow.
+        reuse: See `LookupViT`, as all that follow.
         cross_norm: "input" or "projection".
-        antialias: antialiased resize from lookup to compressed tokens.
-        infuse: the way back from compressed to lookup tokens.
+        antialias: Antialiased resize from lookup to compressed tokens.
+        infuse: The way back from compressed to lookup tokens.
         path: "auto", "plain", "absorbed" or "tiled".
-        grad_checkpointing: recompute each LookupViT block in the backward pass (the few temporal blocks are stored).
-        weight_init: of linear layers, as `init_linear_layers`.
+        grad_checkpointing: Recompute each LookupViT block in the backward pass (the few temporal blocks are stored).
+        weight_init: Of linear layers, as `init_linear_layers`.
 
     Raises:
-        ValueError: for sizes that do not fit and options that do not exist, in one line.
+        ValueError: For sizes that do not fit and options that do not exist, in one line.
     """
 
     def __init__(
@@ -147,11 +147,11 @@ class LookupViViT(ClipLayers, LookupViT):
         """The compressed size as (t', h', w'), where t' of a factorised model is the clip's number of time indices.
 
         Args:
-            compressed_size: int or (t', h', w'); for a factorised model also (h', w').
-            grid: lookup grid (t, h, w); the native one by default.
+            compressed_size: Int or (t', h', w'); for a factorised model also (h', w').
+            grid: Lookup grid (t, h, w); the native one by default.
 
         Raises:
-            ValueError: if it does not fit the grid, in one line.
+            ValueError: If it does not fit the grid, in one line.
         """
         grid = self.embed.grid_size if grid is None else grid
         if not self.factorised:

@@ -47,15 +47,15 @@ class TemporalTransformer(nn.Module):
     """One pooled token a time index, positions over time, a class token, ViT blocks; the class token comes out.
 
     Args:
-        grid_size: time indices of the native clip; another number resizes the positions.
+        grid_size: Time indices of the native clip; another number resizes the positions.
         dim: D.
-        depth: blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of the MLP over D.
-        qkv_bias: biases on Q, K and V.
-        pos_drop_rate: dropout after the positions.
-        proj_drop_rate: dropout after output projections and MLPs.
-        drop_path_rate: stochastic depth of the last block.
+        depth: Blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLP over D.
+        qkv_bias: Biases on Q, K and V.
+        pos_drop_rate: Dropout after the positions.
+        proj_drop_rate: Dropout after output projections and MLPs.
+        drop_path_rate: Stochastic depth of the last block.
     """
 
     def __init__(

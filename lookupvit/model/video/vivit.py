@@ -24,28 +24,28 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
 
     Args:
         model: "joint" (attention over all tokens of a clip) or "factorised" (within each time index, then over time).
-        num_frames: native number of frames T.
-        img_size: native image size, int or (height, width).
-        tubelet_size: frames of a tubelet.
-        patch_size: pixels of a tubelet, int or (height, width).
-        in_chans: channels.
+        num_frames: Native number of frames T.
+        img_size: Native image size, int or (height, width).
+        tubelet_size: Frames of a tubelet.
+        patch_size: Pixels of a tubelet, int or (height, width).
+        in_chans: Channels.
         num_classes: C; 0 for pooled features.
         embed_dim: D.
-        depth: blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over D.
-        qkv_bias: biases on Q, K and V.
-        temporal_depth: blocks of the temporal transformer of a factorised model.
-        drop_rate: dropout before the classifier.
-        pos_drop_rate: dropout after the embeddings of space and time.
-        proj_drop_rate: dropout after output projections and MLPs.
-        drop_path_rate: stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
+        depth: Blocks.
+        num_heads: Attention heads.
+        mlp_ratio: Hidden width of the MLPs over D.
+        qkv_bias: Biases on Q, K and V.
+        temporal_depth: Blocks of the temporal transformer of a factorised model.
+        drop_rate: Dropout before the classifier.
+        pos_drop_rate: Dropout after the embeddings of space and time.
+        proj_drop_rate: Dropout after output projections and MLPs.
+        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
             blocks.
-        grad_checkpointing: recompute blocks in the backward pass (the few temporal blocks are stored).
-        weight_init: of linear layers, as `init_linear_layers`.
+        grad_checkpointing: Recompute blocks in the backward pass (the few temporal blocks are stored).
+        weight_init: Of linear layers, as `init_linear_layers`.
 
     Raises:
-        ValueError: for sizes that do not fit, in one line.
+        ValueError: For sizes that do not fit, in one line.
     """
 
     compressed_size = None  # there are no compressed tokens
@@ -117,16 +117,16 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         """The blocks and the final norm.
 
         Args:
-            lookup: embedded tokens `(B, N, D)`.
-            grid: their grid (t, h, w).
-            compressed_size: must be None.
-            head: must be None.
+            lookup: Embedded tokens `(B, N, D)`.
+            grid: Their grid (t, h, w).
+            compressed_size: Must be None.
+            head: Must be None.
 
         Returns:
-            normalised `Tokens` with `lookup` `(B, N, D)` only.
+            Normalised `Tokens` with `lookup` `(B, N, D)` only.
 
         Raises:
-            ValueError: if a compressed size or a head is asked for.
+            ValueError: If a compressed size or a head is asked for.
         """
         if compressed_size is not None or head is not None:
             raise ValueError("a plain ViViT has no compressed tokens: leave compressed_size and head out")
