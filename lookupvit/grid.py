@@ -1,8 +1,8 @@
 """Fixed, separable, linear resize between token grids of one, two or three axes.
 
-Compressed tokens are a resize of the lookup grid and nothing more, so this file is what lets one set of weights serve
-every compressed size. A small matrix an axis rather than `F.interpolate`: its backward is deterministic on CUDA, it
-exports, and the same code serves images and clips.
+The compressed tokens are nothing but a resize of the lookup tokens, which is why one set of weights serves every
+compressed size. The resize is one small matrix for each axis. `F.interpolate` would do the same for images, but its
+backward pass is not deterministic on CUDA; the matrices can be exported, and the same code serves clips.
 
 Letters: B batch, D channels, `from_size` and `to_size` token grids such as (h, w) or (t, h, w).
 """
@@ -18,7 +18,7 @@ Size = tuple[int, ...]  # a token grid: (h, w) of images, (t, h, w) of clips
 
 
 def _axis_matrix(from_size: int, to_size: int, antialias: bool, device: torch.device) -> Tensor:
-    """`(to_size, from_size)` linear-interpolation weights with half-pixel centres, in the device's widest type."""
+    """Weights `(to_size, from_size)` of a linear interpolation with half-pixel centres, in the device's widest type."""
     wide = torch.float32 if device.type == "mps" else torch.float64
     scale = from_size / to_size
     support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
@@ -40,13 +40,13 @@ def _cached_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.d
 def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
     """The matrix of a linear resize along one axis.
 
-    Where torch.compile or torch.export traces, its arithmetic becomes a part of the graph: a few numbers that are
-    computed where they are needed, on the input's device. No constant has to be named, moved, saved or shared.
+    Under torch.compile and torch.export its computation becomes a part of the graph: a few numbers, computed on the
+    input's device when they are needed. No constant has to be named, moved, saved or shared.
 
     Args:
-        from_size: Cells before.
-        to_size: Cells after.
-        antialias: Widen the triangle filter when shrinking, as `jax.image.resize` does by default.
+        from_size: Number of cells before.
+        to_size: Number of cells after.
+        antialias: Whether to widen the triangle filter when shrinking, as `jax.image.resize` does by default.
         dtype: Element type of the result.
         device: Where the result lives.
 
@@ -64,13 +64,13 @@ def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dt
 def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool = True) -> Tensor:
     """Resizes tokens from one grid to another, (bi-, tri-)linearly.
 
-    Under autocast it works in float32 and returns that: what it returns is the compressed tokens' residual stream, to
-    be added to and not to be rounded, as the lookup tokens' and that of timm's ViT.
+    Under autocast it computes in float32 and returns float32. Its result is the residual stream of the compressed
+    tokens, which must not be rounded; the lookup tokens' stream and that of timm's ViT are float32 as well.
 
     Args:
         x: `(B, prod(from_size), D)`.
-        from_size: Grid of `x`, one entry an axis.
-        to_size: Grid wanted, as many axes.
+        from_size: Grid of `x`, one entry for each axis.
+        to_size: New grid, with as many axes.
         antialias: See `resize_matrix`.
 
     Returns:
@@ -92,19 +92,19 @@ def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...
 
 def _resize(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool) -> Tensor:
     B, _, D = x.shape
-    before = 1  # cells of the axes that are already resized
+    done = 1  # cells of the axes that are already resized
     for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
         if old != new:
             rest = prod(from_size[axis + 1 :]) * D
             matrix = resize_matrix(old, new, antialias, x.dtype, x.device)
-            # (B, before * old * rest) -> (B * before, old, rest) -> (B * before, new, rest)
-            x = torch.matmul(matrix, x.reshape(B * before, old, rest))
-        before *= new
+            # (B, done * old * rest) -> (B * done, old, rest) -> (B * done, new, rest)
+            x = torch.matmul(matrix, x.reshape(B * done, old, rest))
+        done *= new
     return x.reshape(B, prod(to_size), D)
 
 
 def check_compressed_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ...]:
-    """Returns `size` as a tuple of ints, or raises a one-line ValueError if it does not fit into the lookup `grid`."""
+    """Returns `size` as a tuple of ints; raises a one-line ValueError if it does not fit into the lookup `grid`."""
     if isinstance(size, int):
         size = (size,) * len(grid)
     size = tuple(int(s) for s in size)
@@ -119,7 +119,7 @@ def check_compressed_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple
 
 
 def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") -> tuple[int, ...]:
-    """Lookup grid of an input of `size`, or a one-line ValueError if `patch` does not divide it."""
+    """The lookup grid of an input of `size`; raises a one-line ValueError if `patch` does not divide it."""
     if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
         nearest = tuple(max(p, floor(s / p + 0.5) * p) for s, p in zip(size, patch, strict=True))
         raise ValueError(
@@ -129,13 +129,13 @@ def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") 
 
 
 def sincos_positions(size: tuple[int, int], dim: int, device: torch.device | str | None = None) -> Tensor:
-    """Where the tokens of a grid lie in the image, as sines and cosines that know no grid: one point, one code.
+    """Codes of the tokens' places in the image, by sines and cosines; a place has the same code in every grid.
 
     Args:
-        size: (rows, columns).
-        dim: Width; a quarter each for sines and cosines of the centres' y and x, of 0.25 to 1.5 periods an image. What
-            is left of a width that four does not divide is zero.
-        device: Where to make it.
+        size: Grid (rows, columns).
+        dim: Width of the code. A quarter each goes to the sines and cosines of the centres' y and x, with 0.25 to 1.5
+            periods per image. The rest of a width that 4 does not divide is zero.
+        device: Device of the result.
 
     Returns:
         `(rows * columns, dim)`.
@@ -168,14 +168,14 @@ def parse_size(text: str) -> tuple[int, ...]:
 
 
 class Tokens(NamedTuple):
-    """What a backbone hands on.
+    """The tokens that a backbone returns.
 
     Attributes:
-        compressed: `(B, M, D)`, or None where they were not asked for (or the model has none).
-        lookup: `(B, N, D)`, or None where they were not asked for.
+        compressed: Compressed tokens `(B, M, D)`; None where they were not asked for, or the model has none.
+        lookup: Lookup tokens `(B, N, D)`; None where they were not asked for.
         compressed_size: Grid of the compressed tokens.
         grid_size: Grid of the lookup tokens.
-        attention: `(B, H, M, N)` of the block, where it was asked for.
+        attention: Attention `(B, H, M, N)` of a block; None where it was not asked for.
     """
 
     compressed: Tensor | None

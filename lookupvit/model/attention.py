@@ -127,8 +127,9 @@ class CrossAttention(nn.Module):
         Args:
             compressed: `(B, M, D)`.
             lookup: `(B, N, D)`.
-            need_attention: The caller reads A itself. A subclass that does not store A must then return it; here A is
-                always returned.
+            need_attention: Whether the caller reads A itself. Here A is always returned; `FastCrossAttention` may
+            return
+                something else in its place where it is not needed.
 
         Returns:
             The update of the compressed tokens `(B, M, D)`, and what `infuse` takes: the attention `(B, H, M, N)`,

@@ -1,4 +1,7 @@
-"""The LookupViT block: heavy work on few compressed tokens, one light MLP on the many lookup tokens.
+"""The LookupViT block: the heavy layers run on the few compressed tokens, one light MLP on the many lookup tokens.
+
+Start reading here. `lookupvit/model/attention.py` has the two kinds of attention, `lookupvit/model/layers.py` the MLP.
+The paper is arXiv 2407.12753.
 
 Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads.
 """
@@ -12,12 +15,12 @@ from lookupvit.model.products.fast_attention import FastCrossAttention
 
 
 class LookupViTBlock(nn.Module):
-    """One block, in the order in which information flows.
+    """One pre-norm block, in the order in which information flows. Each step adds to its residual stream.
 
-    1. gather: lookup to compressed, cross-attention;
-    2. refine: self-attention and MLP among the compressed tokens;
-    3. infuse: compressed to lookup, through the transposed attention of step 1;
-    4. the light lookup MLP.
+    1. Gather: cross-attention from the lookup tokens to the compressed tokens.
+    2. Refine: self-attention and an MLP on the compressed tokens alone.
+    3. Infuse: from the compressed tokens back to the lookup tokens, with the transposed attention of step 1.
+    4. The light MLP on the lookup tokens.
 
     Args:
         dim: D.
@@ -26,13 +29,13 @@ class LookupViTBlock(nn.Module):
         lookup_mlp_ratio: Hidden width of the lookup MLP over D (the paper's 1 / q).
         qkv_bias: See `CrossAttention`.
         proj_drop: Dropout after each output projection and MLP.
-        drop_path: Stochastic depth of each of the five residual branches, by sample.
+        drop_path: Stochastic depth, drawn for each sample and each of the five residual branches.
         reuse: See `CrossAttention`.
         cross_norm: See `CrossAttention`.
-        infuse: Step 3 exists.
-        update_lookup: Steps 3 and 4 exist. False in the last block of a model whose only head reads the compressed
-            tokens: parameters there would never get a gradient.
-        path: See `CrossAttention`.
+        infuse: Whether step 3 exists.
+        update_lookup: Whether steps 3 and 4 exist. They do not in the last block of a model whose only head reads the
+            compressed tokens, where their parameters would never get a gradient.
+        path: See `FastCrossAttention`.
     """
 
     def __init__(
@@ -70,10 +73,10 @@ class LookupViTBlock(nn.Module):
             compressed: `(B, M, D)`.
             lookup: `(B, N, D)`.
             update_lookup: False skips steps 3 and 4, for a caller that reads the compressed tokens only.
-            need_attention: Return the attention too.
+            need_attention: Whether to return the attention too.
 
         Returns:
-            Compressed `(B, M, D)`, lookup `(B, N, D)`, and the attention `(B, H, M, N)` or None.
+            The compressed tokens `(B, M, D)`, the lookup tokens `(B, N, D)`, and the attention `(B, H, M, N)` or None.
         """
         drop = self.drop_path
         gathered, attention = self.cross.gather(compressed, lookup, need_attention)
@@ -81,7 +84,7 @@ class LookupViTBlock(nn.Module):
         compressed = compressed + drop(self.attn(self.norm1(compressed)))
         compressed = compressed + drop(self.mlp(compressed))
         if self.update_lookup and update_lookup:
-            if self.infuse and self.training and drop.p:
+            if self.infuse and self.training and drop.p:  # the update alone is dropped, not the residual
                 lookup = lookup + drop(self.cross.infuse(compressed, attention, lookup=lookup))
             elif self.infuse:
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)

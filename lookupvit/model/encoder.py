@@ -1,4 +1,4 @@
-"""What other projects ask of an encoder: compressed tokens, and the tokens of chosen blocks.
+"""A LookupViT as the encoder of another project: compressed tokens, or the tokens after chosen blocks.
 
 Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, (h, w) token grid.
 """
@@ -26,7 +26,7 @@ class EncoderMixin:
             `(B, M, D)`, row by row of the compressed grid.
 
         Raises:
-            ValueError: For a model with head="lookup", whose compressed tokens are never normalised.
+            ValueError: For a model with head="lookup", which has no norm for its compressed tokens.
         """
         return self.forward_features(x, compressed_size, head="compressed").compressed
 
@@ -44,16 +44,16 @@ class EncoderMixin:
         Args:
             x: `(B, C, Y, X)`, normalised.
             n: The last n blocks, or their indices, negative ones from the end.
-            tokens: "lookup" for dense tasks, "compressed" for a summary.
-            reshape: Maps `(B, D, h, w)` in place of tokens.
-            norm: Apply the final norm.
+            tokens: "lookup" for dense tasks, "compressed" for a summary of the image.
+            reshape: Whether to return maps `(B, D, h, w)` instead of tokens.
+            norm: Whether to apply the final norm.
             compressed_size: Compressed grid of this call; the model's own by default.
 
         Returns:
-            `(B, N, D)` or `(B, M, D)` for each block, as maps if asked for.
+            For each block the tokens `(B, N, D)` or `(B, M, D)`, or the maps.
 
         Raises:
-            ValueError: For tokens that do not exist or are not normalised, or blocks that there are not.
+            ValueError: For tokens or blocks that the model does not have, or a norm that it does not have.
         """
         check_choice("tokens", tokens, TOKENS)
         if norm and tokens not in self.norms:
@@ -64,9 +64,9 @@ class EncoderMixin:
         if not indices or not all(-self.depth <= i < self.depth for i in indices):
             raise ValueError(f"n={n!r} names no blocks of {self.depth}: give 1 to {self.depth}, or indices of blocks")
         _, kept = self.forward_intermediates(x, indices, compressed_size)
-        found = []
+        chosen = []
         for state in kept:
             value, grid = getattr(state, tokens), state.grid_size if tokens == "lookup" else state.compressed_size
             value = self.norms[tokens](value) if norm else value
-            found.append(value.transpose(1, 2).unflatten(2, grid) if reshape else value)  # (B, N, D) -> (B, D, h, w)
-        return tuple(found)
+            chosen.append(value.transpose(1, 2).unflatten(2, grid) if reshape else value)  # (B, N, D) -> (B, D, h, w)
+        return tuple(chosen)

@@ -1,8 +1,8 @@
-"""Multiply-adds of a call, the same number on every supported torch.
+"""Counts the multiply-adds of a call, with the same result on every supported torch.
 
-Torch's counter gives an operator that it has no formula for zero operations, without a word, and which operators have
-one changes with its version: before 2.15 the attention that a CPU takes had none. What is missing is registered here,
-once this package is imported, so that any `FlopCounterMode` counts it.
+Torch's counter silently counts an operator without a formula as zero operations, and which operators have a formula
+depends on its version: before 2.15 the attention on a CPU had none. Importing `lookupvit.model` registers the missing
+formulas, so that any `FlopCounterMode` counts these operators.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ from torch.utils import flop_counter
 
 _aten = torch.ops.aten
 
-# Every operator counts as the one on its right, which every supported torch has a formula for. All take (query, key,
-# value, ...), a backward (grad_out, query, key, value, ...), each (B, H, tokens, d).
+# Each operator counts as the one on its right, for which every supported torch has a formula. An attention takes
+# (query, key, value, ...) and its backward (grad_out, query, key, value, ...), each (B, H, tokens, d).
 _ALIKE = {
     "_scaled_dot_product_flash_attention_for_cpu": "_scaled_dot_product_flash_attention",
     "_scaled_dot_product_flash_attention_for_cpu_backward": "_scaled_dot_product_flash_attention_backward",
@@ -25,7 +25,7 @@ _ALIKE = {
 
 
 def register_missing_formulas() -> None:
-    """Registers what torch's counter lacks; what it has stays as it is."""
+    """Registers the formulas that torch's counter lacks; those that it has stay as they are."""
     for name, like in _ALIKE.items():
         operator = getattr(_aten, name, None)
         if operator is not None and operator not in flop_counter.flop_registry:
@@ -33,7 +33,7 @@ def register_missing_formulas() -> None:
 
 
 def count_call_macs(function: Callable[[], object]) -> int:
-    """Multiply-adds that one call of `function` executes, in a backward pass as well; half of torch's FLOPs."""
+    """Multiply-adds of one call of `function`, its backward pass included if it runs one; half of torch's FLOPs."""
     with flop_counter.FlopCounterMode(display=False) as counter:
         function()
     return counter.get_total_flops() // 2

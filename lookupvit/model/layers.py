@@ -1,6 +1,7 @@
-"""Pixels to lookup tokens: non-overlapping patches through a convolution, plus learnable positions.
+"""The small layers around the blocks: patch embedding, MLP, pooled classifier, and how linear layers are initialised.
 
-Letters: B batch, C channels, (Y, X) pixels, (h, w) lookup grid, N = h w lookup tokens, D embed_dim.
+Letters: B batch, C channels, (Y, X) pixels, (h, w) lookup grid, N = h w lookup tokens, T tokens of either kind,
+D embed_dim, F hidden width of an MLP.
 """
 
 import torch
@@ -11,16 +12,18 @@ from lookupvit.checks import check_choice
 from lookupvit.grid import grid_of, resize_tokens
 from lookupvit.model.products.norm_mlp import norm_mlp, stores_less
 
+HEADS = ("both", "compressed", "lookup")  # which tokens of a LookupViT are classified
 WEIGHT_INITS = ("trunc_normal", "xavier_uniform")
 
 
 def init_linear_layers(model: nn.Module, weight_init: str = "trunc_normal") -> None:
-    """Initialises every linear layer of a model; biases with zeros.
+    """Initialises the weights of every linear layer of a model, and sets the biases to zero.
 
     Args:
-        model: Changed in place.
-        weight_init: "trunc_normal", of deviation 0.02 whatever the width, as timm's ViT; or "xavier_uniform", as the
-            ViT in JAX: nearly the same at width 768, five times as large at width 96, where 0.02 learns late.
+        model: The model, changed in place.
+        weight_init: "trunc_normal" has a standard deviation of 0.02 at every width, as timm's ViT. "xavier_uniform"
+            depends on the width, as the ViT in JAX: nearly the same at width 768, but five times as large at width 96,
+            where a model with 0.02 starts to learn late.
 
     Raises:
         ValueError: For another `weight_init`, in one line.
@@ -38,7 +41,7 @@ def init_linear_layers(model: nn.Module, weight_init: str = "trunc_normal") -> N
 
 
 class Mlp(nn.Module):
-    """LayerNorm, Linear, GELU, Linear, dropout.
+    """The MLP of a block with its norm: LayerNorm, Linear, GELU, Linear, dropout.
 
     Args:
         dim: D.
@@ -56,15 +59,12 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(..., D)` to `(..., D)`."""
         if stores_less(x, self.norm, self.fc1, self.fc2):
-            return self.drop(norm_mlp(x, self.norm, self.fc1, self.fc2))
+            return self.drop(norm_mlp(x, self.norm, self.fc1, self.fc2))  # the same, with less to store
         return self.drop(self.fc2(F.gelu(self.fc1(self.norm(x)))))
 
 
-HEADS = ("both", "compressed", "lookup")
-
-
 class PooledHead(nn.Module):
-    """Global average pool of normalised tokens, dropout, a linear classifier.
+    """Global average pool of normalised tokens, dropout, and a linear classifier.
 
     Args:
         dim: D.
@@ -83,17 +83,17 @@ class PooledHead(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Image to tokens with positions.
+    """Images to lookup tokens: a convolution over non-overlapping patches, plus learnable position embeddings.
 
-    The positions live on the grid of `img_size`; another image size resizes them, so any size that the patch divides,
-    square or not, is accepted.
+    The position embeddings are stored for the grid of `img_size` and resized for images of another size. Any size that
+    the patch divides is accepted, square or not.
 
     Args:
         img_size: Native image size (Y, X).
         patch_size: Patch (y, x).
         in_chans: Image channels.
         embed_dim: D.
-        antialias: Antialiased resize of the positions when they shrink.
+        antialias: Whether the position embeddings are resized with antialiasing when they shrink.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class PatchEmbed(nn.Module):
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"expected images of shape (B, {self.in_chans}, height, width), got {tuple(x.shape)}")
         grid = grid_of((x.shape[2], x.shape[3]), self.patch_size)
-        # (B, C, Y, X) -> (B, D, h, w) -> (B, N, D); contiguous, for every residual sum after it keeps this layout, and
-        # LayerNorm would copy each one of them.
+        # (B, C, Y, X) -> (B, D, h, w) -> (B, N, D). Contiguous, because every residual sum after it keeps this layout,
+        # and LayerNorm would copy each of them.
         tokens = self.proj(x).flatten(2).transpose(1, 2).contiguous()
         return tokens + resize_tokens(self.pos_embed, self.grid_size, grid, self.antialias), grid

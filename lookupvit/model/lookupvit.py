@@ -1,4 +1,7 @@
-"""LookupViT (arXiv 2407.12753): images to two token sets to logits.
+"""LookupViT (arXiv 2407.12753): from images to two sets of tokens to logits.
+
+An image becomes N lookup tokens; a fixed resize of their grid gives M compressed tokens, M much smaller than N. Each
+block works on both sets, see `lookupvit/model/block.py`. At the end each set is averaged and classified.
 
 Letters: B batch, C image channels, (Y, X) pixels, (h, w) lookup grid, N = h w, (h', w') compressed grid, M = h' w',
 D embed_dim, H heads, L depth.
@@ -17,16 +20,16 @@ from lookupvit.weights.hub import HubMixin
 
 
 class LookupViT(EncoderMixin, HubMixin, nn.Module):
-    """A vision transformer whose heavy work runs on a few compressed tokens.
+    """A vision transformer whose heavy layers run on a few compressed tokens.
 
-    The compressed tokens are a fixed resize of the lookup tokens and have no parameters: any `compressed_size` that
-    fits into the lookup grid can be asked for at any call, and any image size that the patch divides.
+    The compressed tokens are a fixed resize of the lookup tokens and have no parameters of their own. Each call may
+    therefore choose any `compressed_size` that fits into the lookup grid, and any image size that the patch divides.
 
     Args:
-        img_size: Native image size, int or (height, width); fixes the grid of the position embedding.
+        img_size: Native image size, int or (height, width). It fixes the grid of the position embeddings.
         patch_size: Int or (height, width).
         in_chans: Image channels.
-        num_classes: C; 0 for pooled features instead of logits.
+        num_classes: Number of classes; 0 gives pooled features instead of logits.
         embed_dim: D.
         depth: L.
         num_heads: H.
@@ -34,19 +37,20 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         lookup_mlp_ratio: Hidden width of the lookup MLP over D (the paper's 1 / q, q = 2).
         qkv_bias: Biases of the attention projections, see `CrossAttention`.
         compressed_size: Default compressed grid, int or (h', w').
-        head: "both" (a classifier on each token set; the output is the mean of their logits), "compressed", "lookup".
+        head: "compressed" or "lookup" classifies one set of tokens, "both" classifies each; the output is then the mean
+            of the two logits.
         drop_rate: Dropout before the classifiers.
         pos_drop_rate: Dropout after the embedding.
         proj_drop_rate: Dropout after output projections and MLPs.
-        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks.
-        reuse: How the way back reads the attention: "transpose" (as it stands), "renormalize" (softmax over M) or
-            "fresh" (scores of its own).
-        cross_norm: Where the cross-attention normalises: "input" or "projection".
-        antialias: Antialiased resize from lookup to compressed tokens.
-        infuse: The way back from compressed to lookup tokens; False is the unidirectional ablation.
-        path: "auto", "plain", "absorbed" or "tiled", see `lookupvit.model.attention`; never the function.
-        grad_checkpointing: Recompute each block in the backward pass instead of storing its activations.
-        weight_init: Of linear layers, "trunc_normal" or "xavier_uniform", as `init_linear_layers`.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        reuse: Where the way back takes its attention from: "transpose", "renormalize" or "fresh", see `CrossAttention`.
+        cross_norm: Where the cross-attention normalises: "input" or "projection", see `CrossAttention`.
+        antialias: Whether the resize from lookup to compressed tokens is antialiased.
+        infuse: Whether the way back from compressed to lookup tokens exists; False is the unidirectional ablation.
+        path: Order of the cross-attention's products: "auto", "plain", "absorbed" or "tiled", see `FastCrossAttention`.
+            The function is the same for all.
+        grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations.
+        weight_init: How linear layers are initialised: "trunc_normal" or "xavier_uniform", see `init_linear_layers`.
 
     Raises:
         ValueError: For sizes that do not fit and options that do not exist, in one line.
@@ -117,7 +121,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         init_linear_layers(self, weight_init)
 
     def embed_images(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """`(B, C, Y, X)` to lookup tokens `(B, N, D)` and their grid (h, w). One embedding serves many budgets."""
+        """Images `(B, C, Y, X)` to lookup tokens `(B, N, D)` and their grid (h, w), for any compressed size."""
         x, grid = self.embed(x)
         return self.pos_drop(x), grid
 
@@ -129,15 +133,16 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         head: str | None = None,
         intermediates: list[Tokens] | None = None,
     ) -> Tokens:
-        """The blocks and the final norms.
+        """Runs the blocks and the final norms.
 
         Args:
-            lookup: Embedded tokens `(B, N, D)`.
-            grid: Their grid.
+            lookup: Embedded tokens `(B, N, D)`, from `embed_images`.
+            grid: Their grid (h, w).
             compressed_size: Compressed grid of this call; the model's own by default.
-            head: Which head will read the result; the model's own by default. "compressed" saves the end of the last
-                block.
-            intermediates: A list that receives the raw tokens and the attention after each block.
+            head: The head that will read the result; the model's own by default. With "compressed" the end of the last
+                block does not run.
+            intermediates: A list to which the tokens and the attention after each block are added, before any final
+                norm.
 
         Returns:
             The normalised tokens that `head` reads.
@@ -175,28 +180,28 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
     def forward_intermediates(
         self, x: Tensor, indices: list[int] | None = None, compressed_size: int | tuple[int, ...] | None = None
     ) -> tuple[Tokens, list[Tokens]]:
-        """Features, and what each block left behind.
+        """Features, and the tokens after chosen blocks.
 
         Args:
             x: `(B, C, Y, X)`.
-            indices: Blocks wanted, negative ones from the end; all by default.
-            compressed_size: Compressed grid of this call.
+            indices: Indices of the blocks, negative ones from the end; all by default.
+            compressed_size: Compressed grid of this call; the model's own by default.
 
         Returns:
-            The normalised tokens, and for each index the raw `Tokens` after that block, with its attention
-            `(B, H, M, N)` (for reuse "renormalize", the one normalised over M).
+            The normalised tokens; and for each index the `Tokens` after that block, before any final norm, with the
+            block's attention `(B, H, M, N)`. It is normalised over M where `reuse` is "renormalize".
         """
         kept: list[Tokens] = []
         tokens = self.forward_tokens(*self.embed_images(x), compressed_size, intermediates=kept)
         return tokens, kept if indices is None else [kept[i] for i in indices]
 
     def forward_logits(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Logits `(B, C)` of each head whose tokens are there, by name."""
+        """Logits `(B, num_classes)` of each head whose tokens are there, by the head's name."""
         named = {"compressed": tokens.compressed, "lookup": tokens.lookup}
         return {name: head(named[name]) for name, head in self.heads.items() if named[name] is not None}
 
     def forward_head(self, tokens: Tokens) -> Tensor:
-        """Mean of the heads' logits `(B, C)`."""
+        """Mean of the heads' logits, `(B, num_classes)`."""
         logits = list(self.forward_logits(tokens).values())
         return logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0)
 
@@ -208,7 +213,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         Args:
             x: `(B, C, Y, X)`, any size that the patch divides.
             compressed_size: Compressed grid of this call; the model's own by default.
-            head: "both", "compressed" or "lookup" of a model with both heads; the model's own by default.
+            head: "both", "compressed" or "lookup" for a model with both heads; the model's own by default.
 
         Returns:
             Logits `(B, num_classes)`.
@@ -224,17 +229,17 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         return head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns gradient checkpointing by block on or off."""
+        """Turns gradient checkpointing of each block on or off."""
         self.grad_checkpointing = enable
 
     def set_path(self, path: str) -> None:
-        """Forces one path ("plain", "absorbed", "tiled") in every block, or lets a call choose ("auto")."""
+        """Sets the path of every block: "plain", "absorbed", "tiled", or "auto" to let each call choose."""
         path = check_path(path, self.blocks[0].cross.reuse)
         for block in self.blocks:
             block.cross.path = path
 
     def init_head_bias(self, value: float) -> None:
-        """Sets the classifiers' biases, as sigmoid losses over many classes need (log of the expected rate)."""
+        """Sets the classifiers' biases; sigmoid losses over many classes need the log of the expected rate."""
         for head in self.heads.values():
             nn.init.constant_(head.fc.bias, value)
 
@@ -244,7 +249,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """Layers for layer-wise decay: embedding, blocks, heads."""
+        """Number of layers for layer-wise decay: embedding, blocks, heads."""
         return self.depth + 2
 
     def layer_id(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The plain ViT beside which LookupViT stands: timm's, with the interface of `LookupViT`.
+"""The plain ViT that LookupViT is compared with: timm's, with the interface of `LookupViT`.
 
 Letters: B batch, C image channels, (Y, X) pixels, N tokens, D embed_dim.
 """
@@ -21,7 +21,7 @@ class ViT(HubMixin, nn.Module):
         img_size: Native image size, int or (height, width).
         patch_size: Int or (height, width).
         in_chans: Image channels.
-        num_classes: C; 0 for pooled features.
+        num_classes: Number of classes; 0 gives pooled features instead of logits.
         embed_dim: D.
         depth: Blocks.
         num_heads: Attention heads.
@@ -30,9 +30,9 @@ class ViT(HubMixin, nn.Module):
         drop_rate: Dropout before the classifier.
         pos_drop_rate: Dropout after the embedding.
         proj_drop_rate: Dropout after output projections and MLPs.
-        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks.
-        grad_checkpointing: Recompute blocks in the backward pass.
-        weight_init: Of linear layers, as `init_linear_layers`.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations.
+        weight_init: How linear layers are initialised, see `init_linear_layers`.
 
     Raises:
         ValueError: For sizes that do not fit, in one line.
@@ -83,7 +83,7 @@ class ViT(HubMixin, nn.Module):
             proj_drop_rate=proj_drop_rate,
             drop_path_rate=drop_path_rate,
         )
-        if weight_init != "trunc_normal":  # which timm has done
+        if weight_init != "trunc_normal":  # timm has already done that one
             init_linear_layers(self.vit, weight_init)
         self.vit.set_grad_checkpointing(grad_checkpointing)
 
@@ -104,11 +104,11 @@ class ViT(HubMixin, nn.Module):
         return Tokens(None, self.vit.forward_features(x), None, grid)
 
     def forward_logits(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Logits `(B, C)` of the one head, named "pooled"."""
+        """Logits `(B, num_classes)` of the only head, which is named "pooled"."""
         return {"pooled": self.forward_head(tokens)}
 
     def forward_head(self, tokens: Tokens) -> Tensor:
-        """Pooled classifier: logits `(B, C)`."""
+        """Logits `(B, num_classes)` of the pooled classifier."""
         return self.vit.forward_head(tokens.lookup)
 
     def forward(self, x: Tensor, compressed_size: None = None, head: None = None) -> Tensor:
@@ -116,7 +116,7 @@ class ViT(HubMixin, nn.Module):
         return self.forward_head(self.forward_features(x, compressed_size, head))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns gradient checkpointing by block on or off."""
+        """Turns gradient checkpointing of each block on or off."""
         self.vit.set_grad_checkpointing(enable)
 
     def init_head_bias(self, value: float) -> None:
@@ -129,7 +129,7 @@ class ViT(HubMixin, nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """Layers for layer-wise decay: embedding, blocks, heads."""
+        """Number of layers for layer-wise decay: embedding, blocks, heads."""
         return self.depth + 2
 
     def layer_id(self, name: str) -> int:

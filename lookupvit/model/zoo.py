@@ -42,7 +42,7 @@ def create_model(name: str, **kwargs) -> nn.Module:
 
     Args:
         name: One of `list_models()`.
-        **kwargs: Any argument of the named model's class, in place of the named model's; None means the named model's.
+        **kwargs: Arguments of the model's class, in place of those that the name stands for; None leaves the latter.
 
     Returns:
         The model, randomly initialised.

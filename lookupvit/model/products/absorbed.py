@@ -1,10 +1,11 @@
 """The absorbed products of the cross-attention, with backward passes that store no more than they must.
 
-Each is a chain of two products whose intermediate is `(B, M H, D)`: larger than the inputs, and cheap to make again
-(M D^2 multiply-adds a head set). Autograd would keep it; these functions compute it anew in the backward pass.
+Each is a chain of two products whose intermediate result is `(B, M H, D)`. It is larger than the inputs, and computing
+it again costs only M D^2 multiply-adds. Autograd would keep it; these functions compute it again in the backward pass.
 
-Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads, d = D / H. "rows" are the M H rows of
-attention, compressed token by compressed token, head by head: the order in which no product needs a copy of its input.
+Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads, d = D / H. "Rows" are the M H rows of the
+attention: all heads of the first compressed token, then all heads of the second. In this order no product has to copy
+its input.
 """
 
 import inspect
@@ -29,7 +30,7 @@ def _weight_gradient(x: Tensor, grad: Tensor, H: int) -> Tensor:
 
 
 class AbsorbedScores(Function):
-    """`(Q Wk^T) X^T` a head: queries and raw lookup tokens to scores, without keys."""
+    """`(Q Wk^T) X^T` for each head: scores from queries and lookup tokens, without keys."""
 
     generate_vmap_rule = True
 
@@ -47,7 +48,7 @@ class AbsorbedScores(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """Gradients of the queries, the key maps and the lookup tokens."""
         q, weight, x = ctx.saved_tensors
-        absorbed = _by_head(q, weight)  # (B, M H, D), again
+        absorbed = _by_head(q, weight)  # (B, M H, D), computed again
         grad_absorbed = torch.bmm(grad, x)
         return (
             _by_head(grad_absorbed, weight.transpose(1, 2)),
@@ -57,7 +58,7 @@ class AbsorbedScores(Function):
 
 
 class AbsorbedValues(Function):
-    """`(A X) Wv` a head: attention and raw lookup tokens to what was read, without values."""
+    """`(A X) Wv` for each head: what the attention reads from the lookup tokens, without values."""
 
     generate_vmap_rule = True
 
@@ -84,7 +85,7 @@ class AbsorbedValues(Function):
         if grad is None:
             return None, None, None
         rows, x, weight, read = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative follows: what was stored is a constant to it
+        if torch.is_grad_enabled():  # for a second derivative `read` must not be a stored constant
             read = torch.bmm(rows, x)
         grad_read = _by_head(grad, weight.transpose(1, 2))
         return (
@@ -95,7 +96,7 @@ class AbsorbedValues(Function):
 
 
 class AbsorbedInfusion(Function):
-    """`residual + bias + A^T (V' Wo)` a head: attention and compressed values to lookup tokens."""
+    """`residual + bias`, plus `A^T (V' Wo)` summed over the heads: from the compressed values to the lookup tokens."""
 
     generate_vmap_rule = True
 
@@ -117,7 +118,7 @@ class AbsorbedInfusion(Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
         """Gradients of the attention, the values, the output maps, the bias and the lookup tokens."""
         rows, v, weight = ctx.saved_tensors
-        mixed = _by_head(v, weight)  # (B, M H, D), again
+        mixed = _by_head(v, weight)  # (B, M H, D), computed again
         grad_mixed = torch.bmm(rows, grad)
         return (
             torch.bmm(mixed, grad.transpose(1, 2)),
@@ -129,7 +130,7 @@ class AbsorbedInfusion(Function):
 
 
 for _function in (AbsorbedScores, AbsorbedValues, AbsorbedInfusion):
-    # `apply` reads the signature at every call; one that is kept saves 20 microseconds each.
+    # `apply` reads the signature at every call; storing it saves 20 microseconds per call.
     _function.forward.__signature__ = inspect.signature(_function.forward)
 
 
@@ -149,10 +150,10 @@ def absorbed_infusion(rows: Tensor, v: Tensor, weight: Tensor, bias: Tensor, res
 
 
 def _run(function: type[Function], *args: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-    """The products of a function, with its own backward pass where one may follow in eager mode.
+    """Runs a function with its own backward pass in eager mode with gradients, and its forward pass alone otherwise.
 
-    A compiler chooses itself what to store and what to compute again. torch 2.11 also gives wrong gradients, silently,
-    for a compiled Function whose forward pass works in place on what it returns (pytorch issue 180642).
+    A compiler decides by itself what to store and what to compute again. Besides, torch 2.11 silently gives wrong
+    gradients for a compiled Function whose forward pass works in place on what it returns (pytorch issue 180642).
     """
     own = torch.is_grad_enabled() and not torch.compiler.is_compiling()
     return function.apply(*args) if own else function.forward(*args)

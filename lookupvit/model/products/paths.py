@@ -1,12 +1,12 @@
-"""Which order of products the cross-attention takes: the same function, other costs.
+"""Chooses the order of the cross-attention's products: the function stays the same, the cost differs.
 
 Letters: N lookup tokens, M compressed tokens, D embed_dim, H heads, A attention (B, H, M, N).
 """
 
 from typing import NamedTuple
 
-# Entries of A a sample (H M N) above which a training step computes A again rather than storing it: 16 MB in fp32.
-# Below, storing it is faster and there is little to save.
+# Entries of A per sample (H M N) above which a training step computes A again instead of storing it: 16 MB in float32.
+# Below that, storing is faster and there is little memory to save.
 TILED_FROM = 4_000_000
 
 
@@ -36,14 +36,14 @@ def choose_paths(
         m: Compressed tokens M.
         dim: D.
         num_heads: H.
-        path: "plain", "absorbed", "tiled" (plain, without storing A), or "auto" for the one with the fewest
+        path: "plain", "absorbed", "tiled" (plain products, without storing A), or "auto" for the one with the fewest
             multiply-adds.
-        cross_norm: With "projection" a LayerNorm stands between K's projection and the scores; they stay plain.
-        reuse: With any but "transpose" A is needed as a whole and is never tiled by itself.
-        training: A backward pass will follow.
+        cross_norm: With "projection" a LayerNorm stands between K's projection and the scores, which stay plain.
+        reuse: With any value but "transpose" A is needed as a whole, and "auto" never chooses "tiled".
+        training: Whether a backward pass will follow.
 
     Returns:
-        The choice.
+        The path of each product.
     """
     if path != "auto":
         return Paths(
@@ -51,7 +51,7 @@ def choose_paths(
         )
     plain = n * dim * dim + m * n * dim
     absorbed = m * dim * dim + num_heads * m * n * dim
-    # A GEMM of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
-    use = absorbed < 0.9 * plain
-    tiled = training and not use and reuse == "transpose" and num_heads * m * n > TILED_FROM
-    return Paths(use and cross_norm == "input", use, use, tiled)
+    # A matrix product of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
+    pays = absorbed < 0.9 * plain
+    tiled = training and not pays and reuse == "transpose" and num_heads * m * n > TILED_FROM
+    return Paths(pays and cross_norm == "input", pays, pays, tiled)

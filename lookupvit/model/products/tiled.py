@@ -1,12 +1,12 @@
 """The cross-attention without its attention matrix in memory, for high resolutions and videos.
 
-A is (B, H, M, N): at video sizes it outweighs everything else that a training step stores. Here one head is computed
-at a time, and what is kept is the log-sum-exp of each row, from which any entry of A follows: the way back needs
-`out_n = sum_m exp(s_mn - lse_m) v_m`. Scores are computed again for the way back and in both backward passes, so memory
-grows with N + M and work by N M D multiply-adds a pass.
+A is (B, H, M, N). At video sizes it takes more memory than everything else that a training step stores. Here one head
+is computed at a time, and only the log-sum-exp of each row is kept. Any entry of A follows from it: the way back needs
+`out_n = sum_m exp(s_mn - lse_m) v_m`. The scores are computed again for the way back and in both backward passes, so
+memory grows with N + M, and each of these passes costs N M D more multiply-adds.
 
-Scores, log-sum-exps and what follows from them are at least float32 whatever the type of the tokens: a bfloat16
-log-sum-exp of 20 is off by up to 0.06, and every entry of A by 6 %. Products with the tokens run in the tokens' type.
+Scores and log-sum-exps are at least float32, whatever the type of the tokens: a log-sum-exp of 20 in bfloat16 is off by
+up to 0.06, and with it every entry of A by 6 %. Products with the tokens run in the tokens' type.
 
 Letters: B batch, N lookup tokens, M compressed tokens, H heads, d head width. Queries come already scaled by d**-0.5.
 """
@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 
 def _float(x: Tensor) -> Tensor:
-    """As float32, or as float64 where it is."""
+    """`x` as float32, or unchanged where it is float64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -63,7 +63,7 @@ class TiledGather(Function):
 
 
 class TiledInfusion(Function):
-    """The transposed attention, made again from scores and log-sum-exps, applied to `v`, one head at a time."""
+    """The transposed attention, computed again from scores and log-sum-exps, applied to `v` one head at a time."""
 
     generate_vmap_rule = True
 

@@ -1,8 +1,8 @@
-"""When the weights of a layer may be read without calling the layer.
+"""Whether the weights of a layer may be read without calling the layer.
 
-The absorbed products and the MLP with its own backward pass use `layer.weight` where the plain path calls `layer(x)`.
-That is the same only if nobody changed what a call does: LoRA adapters, quantised layers, parametrisations and hooks
-act on the call. Where one of them stands, the layer is called as it is.
+The absorbed products and the MLP with its own backward pass read `layer.weight` where the plain path calls `layer(x)`.
+Both are the same only if nothing changed what a call does. LoRA adapters, quantised layers, parametrisations and hooks
+change it; a layer with one of them is called.
 """
 
 from torch import nn
@@ -11,7 +11,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 
 def unwrapped(*layers: nn.Module) -> bool:
-    """Whether each of `layers` is exactly torch's own `Linear` or `LayerNorm`, without hooks and with common weights.
+    """Whether each of `layers` is exactly torch's own `Linear` or `LayerNorm`, with plain weights and without hooks.
 
     Args:
         layers: The layers whose weights are to be read.
@@ -37,9 +37,9 @@ def unwrapped(*layers: nn.Module) -> bool:
 
 
 def _global_hooks() -> bool:
-    """Whether a global hook wants every call, other than torch's ModuleTracker, by which FLOPs are counted by module.
+    """Whether there is a global hook other than torch's ModuleTracker.
 
-    It only notes where a product happens, and is to count the products that really run.
+    The tracker serves torch's FLOP counter, which is to count the products that really run.
     """
     kinds = ("forward", "forward_pre", "backward", "backward_pre")
     hooks = [hook for kind in kinds for hook in getattr(_hooks, f"_global_{kind}_hooks").values()]

@@ -1,4 +1,4 @@
-"""Pixels of a clip to lookup tokens: non-overlapping tubelets through a convolution, plus learnable positions.
+"""Clips to lookup tokens: a convolution over non-overlapping tubelets, plus learnable position embeddings.
 
 Letters: B batch, C channels, T frames, (Y, X) pixels, (t, h, w) lookup grid, N = t h w lookup tokens, D embed_dim.
 """
@@ -10,16 +10,17 @@ from lookupvit.grid import grid_of, resize_tokens
 
 
 class TubeletEmbed(nn.Module):
-    """Clip to tokens with positions; the tokens of one time index lie side by side.
+    """Clips to lookup tokens with position embeddings, one time index after the other.
 
-    The positions live on the grid of `clip_size`; another number of frames or another image size resizes them.
+    The position embeddings are stored for the grid of `clip_size` and resized for another number of frames or another
+    image size.
 
     Args:
         clip_size: Native clip (T, Y, X).
         tubelet: Tubelet (t, y, x).
         in_chans: Channels.
         embed_dim: D.
-        antialias: Antialiased resize of the positions when they shrink.
+        antialias: Whether the position embeddings are resized with antialiasing when they shrink.
     """
 
     def __init__(
@@ -57,6 +58,6 @@ class TubeletEmbed(nn.Module):
                 f"expected clips of shape (B, {self.in_chans}, frames, height, width), got {tuple(x.shape)}"
             )
         grid = grid_of(tuple(x.shape[2:]), self.patch_size, "clip")
-        # (B, C, T, Y, X) -> (B, D, t, h, w) -> (B, N, D); contiguous, as in PatchEmbed
+        # (B, C, T, Y, X) -> (B, D, t, h, w) -> (B, N, D); contiguous, see PatchEmbed
         tokens = self.proj(x).flatten(2).transpose(1, 2).contiguous()
         return tokens + resize_tokens(self.pos_embed, self.grid_size, grid, self.antialias), grid

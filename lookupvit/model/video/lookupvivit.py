@@ -17,43 +17,45 @@ from lookupvit.model.video.temporal import ClipLayers, TemporalTransformer, chec
 class LookupViViT(ClipLayers, LookupViT):
     """LookupViT for clips `(B, C, T, Y, X)`: any number of frames and any image size that the tubelet divides.
 
-    * model "joint": LookupViT blocks over all tokens of the clip; the compressed grid is (t', h', w'). Heads as in
-      `LookupViT`: "both" (the default), "compressed" or "lookup", each on the mean of its tokens.
-    * model "factorised": the blocks see one time index at a time (stochastic depth drops by time index, too), with a
-      compressed grid (h', w') in each; the final norm and the mean over a time index's compressed tokens give one token
-      each; a `TemporalTransformer` reads them, and its class token is classified. There is one head, "compressed": the
-      lookup tokens go no further than the last block but one, whose end therefore does not exist.
+    * model "joint": the blocks run over all tokens of the clip, with a compressed grid (t', h', w'). The heads are
+      those of `LookupViT`.
+    * model "factorised": the blocks run on each time index by itself, with a compressed grid (h', w') in each;
+      stochastic depth is drawn for each time index, too. The final norm and the mean over the compressed tokens give
+      one token per time index. A `TemporalTransformer` reads them, and its class token is classified. The only head is "compressed",
+      so the last block does not update the lookup tokens.
 
     Args:
         model: "joint" or "factorised".
-        num_frames: Native number of frames T; fixes the grid of the positions, not what may be asked for.
+        num_frames: Native number of frames T. It fixes the grid of the position embeddings; a call may bring others.
         img_size: Native image size, int or (height, width).
-        tubelet_size: Frames of a tubelet.
-        patch_size: Pixels of a tubelet, int or (height, width).
-        in_chans: Channels.
-        num_classes: C; 0 for pooled features instead of logits.
+        tubelet_size: Number of frames of a tubelet.
+        patch_size: Patch size of a tubelet in pixels, int or (height, width).
+        in_chans: Image channels.
+        num_classes: Number of classes; 0 gives pooled features instead of logits.
         embed_dim: D.
         depth: L.
         num_heads: H.
         mlp_ratio: Hidden width of the compressed MLP over D, and of the temporal transformer's.
         lookup_mlp_ratio: Hidden width of the lookup MLP over D.
         qkv_bias: Biases of the attention projections, see `CrossAttention`.
-        compressed_size: Default compressed grid, int or (t', h', w'); of a factorised model (h', w'), or (t, h', w')
-            with t the clip's time indices, none of which is compressed away.
-        temporal_depth: Blocks of the temporal transformer of a factorised model.
-        head: Heads of a joint model; None is "both", and for a factorised model "compressed", the only one.
+        compressed_size: Default compressed grid, int or (t', h', w'). For a factorised model int, (h', w'), or
+            (t, h', w') where t is the clip's number of time indices, all of which it keeps.
+        temporal_depth: Number of blocks of the temporal transformer, for a factorised model.
+        head: As in `LookupViT`. None means "both" for a joint model, and "compressed" for a factorised one, which has
+            no other.
         drop_rate: Dropout before the classifiers.
         pos_drop_rate: Dropout after the embeddings of space and time.
         proj_drop_rate: Dropout after output projections and MLPs.
-        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
-            blocks.
-        reuse: See `LookupViT`, as all that follow.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks, and again over
+            the temporal blocks.
+        reuse: See `LookupViT`, as for the next four arguments.
         cross_norm: "input" or "projection".
-        antialias: Antialiased resize from lookup to compressed tokens.
-        infuse: The way back from compressed to lookup tokens.
+        antialias: Whether the resize from lookup to compressed tokens is antialiased.
+        infuse: Whether the way back from compressed to lookup tokens exists.
         path: "auto", "plain", "absorbed" or "tiled".
-        grad_checkpointing: Recompute each LookupViT block in the backward pass (the few temporal blocks are stored).
-        weight_init: Of linear layers, as `init_linear_layers`.
+        grad_checkpointing: Whether to compute each LookupViT block again in the backward pass instead of storing its
+            activations; those of the few temporal blocks are stored.
+        weight_init: How linear layers are initialised, see `init_linear_layers`.
 
     Raises:
         ValueError: For sizes that do not fit and options that do not exist, in one line.
@@ -107,7 +109,7 @@ class LookupViViT(ClipLayers, LookupViT):
             mlp_ratio=mlp_ratio,
             lookup_mlp_ratio=lookup_mlp_ratio,
             qkv_bias=qkv_bias,
-            compressed_size=1,  # of the patch embedding, which the tubelets replace
+            compressed_size=1,  # for the patch embedding, which the tubelet embedding replaces below
             head="compressed" if factorised else head or "both",
             drop_rate=drop_rate,
             pos_drop_rate=pos_drop_rate,
@@ -144,7 +146,7 @@ class LookupViViT(ClipLayers, LookupViT):
     def check_size(
         self, compressed_size: int | tuple[int, ...], grid: tuple[int, ...] | None = None
     ) -> tuple[int, ...]:
-        """The compressed size as (t', h', w'), where t' of a factorised model is the clip's number of time indices.
+        """The compressed size as (t', h', w'); for a factorised model t' is the clip's number of time indices.
 
         Args:
             compressed_size: Int or (t', h', w'); for a factorised model also (h', w').
@@ -173,10 +175,10 @@ class LookupViViT(ClipLayers, LookupViT):
         head: str | None = None,
         intermediates: list[Tokens] | None = None,
     ) -> Tokens:
-        """The blocks and the final norms, as `LookupViT.forward_tokens`.
+        """Runs the blocks and the final norms, as `LookupViT.forward_tokens`.
 
-        In a factorised model the tokens of a clip's time indices stand one after the other, `compressed`
-        `(B, t h' w', D)`, and an intermediate `attention` is that of each time index by itself, `(B t, H, h' w', h w)`.
+        The compressed tokens of a factorised model are `(B, t h' w', D)`, one time index after the other. The
+        `attention` of its intermediates is `(B t, H, h' w', h w)`, each time index by itself.
         """
         if compressed_size is None:  # of a factorised model, whatever the number of frames
             compressed_size = self.compressed_size[1:] if self.factorised else self.compressed_size
@@ -192,14 +194,14 @@ class LookupViViT(ClipLayers, LookupViT):
         return _clip_tokens(tokens, t)
 
     def forward_logits(self, tokens: Tokens) -> dict[str, Tensor]:
-        """Logits `(B, C)` of each head whose tokens are there, by name; of a factorised model by way of time."""
+        """As `LookupViT.forward_logits`; a factorised model runs its temporal transformer first."""
         if self.factorised:
             tokens = tokens._replace(compressed=self.temporal(tokens.compressed, tokens.grid_size[0]))
         return super().forward_logits(tokens)
 
 
 def _clip_tokens(tokens: Tokens, t: int) -> Tokens:
-    """Tokens `(B t, K, D)` of single time indices as those of clips, `(B, t K, D)`."""
+    """Puts the tokens of time indices `(B t, K, D)` together to those of clips, `(B, t K, D)`."""
 
     def joined(x: Tensor | None) -> Tensor | None:
         # (B t, K, D) -> (B, t, K, D) -> (B, t K, D)

@@ -1,4 +1,4 @@
-"""What follows a clip's space: the temporal transformer of factorised models, and the layers of their parameters.
+"""The temporal transformer of factorised video models, and the layer numbers of their parameters.
 
 Letters: B batch, t time indices, K tokens of a time index, D embed_dim.
 """
@@ -15,7 +15,7 @@ from lookupvit.sizes import ARRANGEMENTS
 
 
 def check_model(model: str) -> bool:
-    """Whether `model` is "factorised"; a one-line ValueError for anything but that and "joint"."""
+    """Whether `model` is "factorised"; raises a one-line ValueError for anything else but "joint"."""
     return check_choice("model", model, ARRANGEMENTS) == "factorised"
 
 
@@ -28,7 +28,7 @@ def vit_blocks(
     proj_drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
 ) -> nn.ModuleList:
-    """ViT blocks of timm, stochastic depth growing linearly from 0 to `drop_path_rate`."""
+    """Blocks of timm's ViT, with stochastic depth that grows linearly from 0 to `drop_path_rate`."""
     return nn.ModuleList(
         Block(
             dim,
@@ -44,10 +44,10 @@ def vit_blocks(
 
 
 class TemporalTransformer(nn.Module):
-    """One pooled token a time index, positions over time, a class token, ViT blocks; the class token comes out.
+    """ViT blocks over time: they read one pooled token per time index and a class token, and return the class token.
 
     Args:
-        grid_size: Time indices of the native clip; another number resizes the positions.
+        grid_size: Number of time indices of the native clip; for another number the position embeddings are resized.
         dim: D.
         depth: Blocks.
         num_heads: Attention heads.
@@ -91,7 +91,7 @@ class TemporalTransformer(nn.Module):
 
 
 class ClipLayers:
-    """Which layer a parameter belongs to, and which do not decay: shared by `LookupViViT` and `ViViT`.
+    """Layer numbers of the parameters, and which of them do not decay, for `LookupViViT` and `ViViT`.
 
     Expects `depth`, and `temporal` (a `TemporalTransformer` or None).
     """
@@ -103,13 +103,13 @@ class ClipLayers:
 
     @property
     def num_layers(self) -> int:
-        """Layers for layer-wise decay: embedding, blocks, temporal blocks, heads."""
+        """Number of layers for layer-wise decay: embedding, blocks, temporal blocks, heads."""
         return self.depth + 2 + (0 if self.temporal is None else len(self.temporal.blocks))
 
     def layer_id(self, name: str) -> int:
-        """Layer of a parameter: 0 the embedding, 1 to L the blocks, then the temporal blocks, last the heads.
+        """Layer of a parameter: 0 the embedding, 1 to L the blocks, then the temporal blocks, and last the heads.
 
-        What stands between the blocks and the temporal blocks counts with the first of the latter.
+        What lies between the blocks and the temporal blocks belongs to the first temporal block.
         """
         first, *rest = name.split(".")
         if first == "embed":

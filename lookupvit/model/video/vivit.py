@@ -1,4 +1,4 @@
-"""ViViT (arXiv 2103.15691), joint and factorised: the baselines beside which LookupViViT stands.
+"""ViViT (arXiv 2103.15691), joint and factorised: the baselines that LookupViViT is compared with.
 
 Letters: B batch, C channels, T frames, (Y, X) pixels, (t, h, w) lookup grid, N = t h w tokens, D embed_dim.
 """
@@ -19,30 +19,31 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
     """ViT blocks on clips, with the interface of `LookupViViT`.
 
     Embedding, positions, final norm, pooled head and temporal transformer are those of `LookupViViT`; only the blocks
-    differ. The one head is named "pooled": it reads the mean of all tokens (joint), or the temporal transformer's class
-    token (factorised).
+    differ. The only head is named "pooled". It reads the mean of all tokens in a joint model, and the temporal
+    transformer's class token in a factorised model.
 
     Args:
         model: "joint" (attention over all tokens of a clip) or "factorised" (within each time index, then over time).
         num_frames: Native number of frames T.
         img_size: Native image size, int or (height, width).
-        tubelet_size: Frames of a tubelet.
-        patch_size: Pixels of a tubelet, int or (height, width).
-        in_chans: Channels.
-        num_classes: C; 0 for pooled features.
+        tubelet_size: Number of frames of a tubelet.
+        patch_size: Patch size of a tubelet in pixels, int or (height, width).
+        in_chans: Image channels.
+        num_classes: Number of classes; 0 gives pooled features instead of logits.
         embed_dim: D.
         depth: Blocks.
         num_heads: Attention heads.
         mlp_ratio: Hidden width of the MLPs over D.
         qkv_bias: Biases on Q, K and V.
-        temporal_depth: Blocks of the temporal transformer of a factorised model.
+        temporal_depth: Number of blocks of the temporal transformer, for a factorised model.
         drop_rate: Dropout before the classifier.
         pos_drop_rate: Dropout after the embeddings of space and time.
         proj_drop_rate: Dropout after output projections and MLPs.
-        drop_path_rate: Stochastic depth, growing linearly from 0 to this over the blocks, and again over the temporal
-            blocks.
-        grad_checkpointing: Recompute blocks in the backward pass (the few temporal blocks are stored).
-        weight_init: Of linear layers, as `init_linear_layers`.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks, and again over
+            the temporal blocks.
+        grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations;
+            those of the few temporal blocks are stored.
+        weight_init: How linear layers are initialised, see `init_linear_layers`.
 
     Raises:
         ValueError: For sizes that do not fit, in one line.
@@ -114,7 +115,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
     def forward_tokens(
         self, lookup: Tensor, grid: tuple[int, int, int], compressed_size: None = None, head: None = None
     ) -> Tokens:
-        """The blocks and the final norm.
+        """Runs the blocks and the final norm.
 
         Args:
             lookup: Embedded tokens `(B, N, D)`.
@@ -158,7 +159,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         return self.forward_head(self.forward_features(x, compressed_size, head))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns gradient checkpointing by block on or off."""
+        """Turns gradient checkpointing of each block on or off."""
         self.grad_checkpointing = enable
 
     def init_head_bias(self, value: float) -> None:
