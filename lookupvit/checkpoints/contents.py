@@ -23,7 +23,6 @@ DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata an
 # Keys of a checkpoint, and of the description that the other formats carry.
 TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"
 PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "scores", "data_config"
-DESCRIBED = (TASK, HYPER, CLASS_NAMES, PREPROCESSING, TRAINED_SIZES, SCORES)
 # Arguments of a model that a task has by the same name; the rest are its `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
 

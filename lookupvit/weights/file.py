@@ -17,10 +17,10 @@ from lookupvit.sizes import MODELS, name_for
 
 __all__ = ["SAFETENSORS", "Weights", "as_weights", "facts", "read_weights", "save_weights", "with_facts"]
 
-# What wrappers put into a name, anywhere, and what stands in front of all names.
+# What wrappers put anywhere into a parameter's name, and prefixes that all names of a file may have.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _PREFIXES = ("module.", "model.")
-# Where training scripts keep weights and averaged weights: keys of a file, and prefixes of names.
+# Keys under which training scripts keep weights and averaged weights, and prefixes of the latter's names.
 _KEYS = ("state_dict", "model_state_dict", "model", "module")
 _AVERAGED_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 _AVERAGED_PREFIXES = ("ema_model.", "model_ema.", "averaged_model.", "ema.")
@@ -32,11 +32,11 @@ class Weights:
 
     Attributes:
         state: Tensors by name, without the prefixes of wrappers.
-        source: What to call them in messages.
-        grid: Token grid of the position embedding; None where the file does not say.
-        num_heads: Attention heads; None where the file does not say.
-        dropped: Names left out, and why.
-        contents: What else its file says: which model it is, its classes, its pixels; None of a state dict alone.
+        source: What to call the weights in messages.
+        grid: Token grid of the position embeddings; None if the file does not say.
+        num_heads: Number of attention heads; None if the file does not say.
+        dropped: Names that were left out, with the reason.
+        contents: What else the file says, such as its model, classes and pixels; None for a state dict without a file.
     """
 
     state: dict[str, Tensor]
@@ -48,14 +48,14 @@ class Weights:
 
 
 def read_weights(path: str | Path, ema: bool = True) -> Weights:
-    """Weights of a file, or of a folder that `save_pretrained` wrote.
+    """Reads the weights of a file, or of a folder that `save_pretrained` wrote.
 
     Prefixes of torch.compile, DDP, FSDP and LightningModules are removed. Where the file holds averaged weights (EMA)
     beside the raw ones, one of them is taken and the other listed as dropped.
 
     Args:
         path: safetensors, or a checkpoint of torch or Lightning; told apart by their content.
-        ema: Averaged weights where there are some; False takes the raw ones.
+        ema: Whether to take the averaged weights if there are some; False takes the raw ones.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -74,7 +74,7 @@ def read_weights(path: str | Path, ema: bool = True) -> Weights:
 
 
 def as_weights(source: str | Path | Mapping[str, Tensor] | Weights, ema: bool = True) -> Weights:
-    """Weights of a path, of a state dict (wrapper prefixes are removed), or as they are."""
+    """Reads the weights of a path or a state dict, without wrapper prefixes; `Weights` are returned unchanged."""
     if isinstance(source, Weights):
         return source
     if not isinstance(source, Mapping):
@@ -108,7 +108,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def contents_of_model(model: nn.Module) -> Contents:
-    """What a file of this model has to say: its name and arguments, pixels, classes, trained sizes and scores."""
+    """What a file of this model says of it: name, arguments, pixels, classes, trained sizes and scores."""
     config = dict(model._hub_mixin_config)
     given = {key: config.pop(key) for key in OWN_ARGUMENTS if key in config}
     name = name_for([kind.__name__ for kind in type(model).__mro__], config)
@@ -119,16 +119,16 @@ def contents_of_model(model: nn.Module) -> Contents:
 
 
 def facts(model: nn.Module) -> dict[str, Any]:
-    """What a state dict does not show: the token grid of the positions, and the attention heads."""
+    """The token grid of the positions and the number of attention heads, which a state dict does not show."""
     inner = getattr(model, "vit", model)
     grid = model.vit.patch_embed.grid_size if hasattr(model, "vit") else model.embed.grid_size
     return {"grid": list(grid), "num_heads": inner.blocks[0].attn.num_heads}
 
 
-def _stated(about: dict[str, str], source: str) -> tuple[tuple[int, ...], int]:
-    """Grid and heads out of the header of a safetensors file."""
+def _stated(header: dict[str, str], source: str) -> tuple[tuple[int, ...], int]:
+    """Grid and number of heads from the header of a safetensors file."""
     try:
-        grid, heads = tuple(json.loads(about["grid"])), json.loads(about["num_heads"])
+        grid, heads = tuple(json.loads(header["grid"])), json.loads(header["num_heads"])
     except (ValueError, TypeError, RecursionError):
         grid, heads = (), 0
     if len(grid) not in (2, 3) or any(type(side) is not int or not 0 < side < 2**16 for side in (*grid, heads)):
@@ -137,7 +137,7 @@ def _stated(about: dict[str, str], source: str) -> tuple[tuple[int, ...], int]:
 
 
 def _choose(content: dict[str, Any], ema: bool, weights: Weights) -> dict[str, Any]:
-    """The state dict among what a file holds."""
+    """The state dict in the content of a file."""
     raw = next((key for key in _KEYS if isinstance(content.get(key), Mapping)), None)
     averaged = next((key for key in _AVERAGED_KEYS if isinstance(content.get(key), Mapping)), None)
     if "current_model_state" in content:  # Lightning's own average puts the raw weights there
@@ -157,7 +157,7 @@ def _taken(ema: bool) -> str:
 def _without_prefixes(
     state: Mapping[str, Any], ema: bool, lightning: bool, dropped: dict[str, str]
 ) -> dict[str, Tensor]:
-    """Names without wrappers; of several sets of weights, the one wanted."""
+    """Tensors by names without wrappers; of raw and averaged weights those that `ema` asks for."""
     clean: dict[str, Any] = {}
     for name, value in state.items():
         for wrapper in WRAPPERS:
@@ -183,10 +183,10 @@ def _without_prefixes(
 
 
 def with_facts(weights: Weights, hparams: Mapping[str, Any] | None) -> Weights:
-    """Adds grid and heads, as the hyper-parameters of a Lightning checkpoint tell them.
+    """Adds grid and number of heads from the hyper-parameters of a Lightning checkpoint.
 
     Raises:
-        ValueError: If they are no sizes of a model; in one line.
+        ValueError: If these are not sizes of a model; in one line.
     """
     if hparams and hparams.get("name") in MODELS:
         given = {key: hparams[key] for key in ("img_size", "num_frames") if hparams.get(key) is not None}

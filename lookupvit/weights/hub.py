@@ -18,7 +18,7 @@ from lookupvit.trust import check_plain, printable, read_json
 from lookupvit.weights.claims import check_parameters
 from lookupvit.weights.load import load_weights
 
-PREPROCESSOR = PROCESSOR  # its name here
+PREPROCESSOR = PROCESSOR
 _CARD = """\
 ---
 {{ card_data }}
@@ -55,10 +55,10 @@ class HubMixin(
     and, where `set_preprocessing` was called, `preprocessor_config.json`.
     """
 
-    architecture: str | None = None  # the class that a folder names, where it is another than the model's own
+    architecture: str | None = None  # the class to name in a folder, if it is not the model's own class
     preprocessing: dict[str, Any] | None = None
     class_names: list[str] | None = None
-    # What else travels with the weights into every format, see docs/CHECKPOINTS.md.
+    # These are written with the weights in every format, see docs/CHECKPOINTS.md.
     pixels: Pixels | None = None
     trained_sizes: list[Size] | None = None
     scores: dict[str, float] = {}
@@ -72,12 +72,12 @@ class HubMixin(
         interpolation: str = "bicubic",
         class_names: list[str] | None = None,
     ) -> None:
-        """Notes how images are prepared and what the classes are called; `save_pretrained` writes it.
+        """Sets how images are prepared and the names of the classes, which `save_pretrained` writes.
 
         Args:
-            mean: Of each channel, of pixels in 0..1.
-            std: Of each channel.
-            crop_pct: Part of the resized image's side that the centre crop keeps.
+            mean: Mean of each channel, for pixels from 0 to 1.
+            std: Standard deviation of each channel.
+            crop_pct: Fraction of the resized image's side that the centre crop keeps.
             interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
             class_names: Name of each class, in the order of the logits.
 
@@ -86,21 +86,21 @@ class HubMixin(
         """
         if class_names is not None and len(class_names) != self.num_classes:
             raise ValueError(
-                f"{len(class_names)} class names for {self.num_classes} classes: give one a class, or none"
+                f"{len(class_names)} class names for {self.num_classes} classes: give one for each class, or none"
             )
         self.preprocessing = image_processor(self.img_size, mean, std, crop_pct, interpolation)
         self.pixels = Pixels(tuple(mean), tuple(std), interpolation, crop_pct)
         self.class_names = None if class_names is None else list(class_names)
 
     def note_processor(self) -> None:
-        """Puts `pixels` into the words of transformers, as far as those have them."""
+        """Writes `pixels` into `preprocessing` as transformers expects it, if it has that interpolation."""
         options = {"crop_pct": self.pixels.crop_pct, "interpolation": self.pixels.interpolation}
         given = {key: value for key, value in options.items() if value is not None}
         if given.get("interpolation", "bicubic") in RESAMPLE:
             self.preprocessing = image_processor(self.img_size, self.pixels.mean, self.pixels.std, **given)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from lookupvit.weights.file import contents_of_model, save_weights  # know the models that inherit here
+        from lookupvit.weights.file import contents_of_model, save_weights  # imported here because it imports this file
 
         save_weights(self, save_directory / SAFETENSORS)
         config: dict[str, Any] = {"architectures": [self.architecture or type(self).__name__], **self._hub_mixin_config}
@@ -178,9 +178,9 @@ def image_processor(
 
     Args:
         img_size: (height, width) that the model takes.
-        mean: Of each channel, of pixels in 0..1.
-        std: Of each channel.
-        crop_pct: Part of the resized image's side that the centre crop keeps.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel.
+        crop_pct: Fraction of the resized image's side that the centre crop keeps.
         interpolation: "bicubic", "bilinear", "lanczos" or "nearest".
 
     Raises:
@@ -236,12 +236,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-# Of a task's hyper-parameters, what goes along with the model's arguments when the model is written again.
+# Hyper-parameters of a task that are kept with the model's arguments when the model is written again.
 _TASK_OPTIONS = ("loss", "eval_head")
 
 
 def describe(model: nn.Module, contents: Contents) -> None:
-    """Notes on a model what its file says, so that every format that it is written to says it too."""
+    """Sets on a model what its file says of it, so that it is written again in every format."""
     if contents.class_names is not None and len(contents.class_names) == model.num_classes:
         model.class_names = contents.class_names
     model.pixels, model.trained_sizes, model.scores = contents.pixels, contents.trained_sizes, contents.scores

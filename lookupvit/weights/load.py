@@ -1,4 +1,4 @@
-"""Weights into a model of another image size, patch, number of frames or classes; nothing is passed over in silence.
+"""Loads weights into a model of another image size, patch, number of frames or classes, and reports each tensor.
 
 Letters: D embed_dim, C channels, (t, y, x) kernel, (t, h, w) token grid.
 """
@@ -20,22 +20,22 @@ from lookupvit.weights.file import Weights, as_weights, facts, read_weights, sav
 from lookupvit.weights.resize import fit_kernel, fit_positions, guess_grid
 from lookupvit.weights.vit_names import common_name, is_plain_vit, plain_vit
 
-_SHOWN = 10  # errors in the table
+_SHOWN = 10  # rows of errors in the table
 
 
 @dataclass
 class Report:
-    """What a load did, by name of the tensor.
+    """What became of each tensor when weights were loaded.
 
     Attributes:
         source: Where the weights came from.
-        loaded: Taken as they were.
-        derived: Made out of other tensors (warm starts), and how.
-        resized: Fitted to another size, and from which to which.
-        initialised: Not in the weights, left as the model initialised them, and why that is right.
-        unexpected: In the weights and left out, and why that is right.
-        errors: Missing, of another shape, or unknown, without a reason.
-        notes: What else to know.
+        loaded: Names of tensors that were taken unchanged.
+        derived: Tensors made from other tensors in a warm start: name to how.
+        resized: Tensors fitted to another size: name to the old and the new size.
+        initialised: Tensors that the weights lack and that keep the model's initial values: name to the reason.
+        unexpected: Tensors of the weights that were left out: name to the reason.
+        errors: Tensors that are missing, unknown, or of another shape without a reason: name to the error.
+        notes: Other remarks.
     """
 
     source: str
@@ -48,7 +48,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """(what happened, tensors, how or why); names that differ in the number of their block share a row."""
+        """Rows (what happened, tensors, how or why); names that differ only in their block's number share a row."""
         rows = [("loaded", f"{len(self.loaded)} tensors", "")] if self.loaded else []
         for kind in ("derived", "resized", "initialised", "unexpected", "errors"):
             grouped: dict[tuple[str, str], list[str]] = {}
@@ -61,7 +61,7 @@ class Report:
         return rows
 
     def show(self, console: Console | None = None) -> None:
-        """Prints the table, of the errors a few; nothing where no tensor fits, of which `check` tells in a line."""
+        """Prints the table with at most ten rows of errors; nothing if no tensor fits, which `check` reports."""
         if self.errors and not (self.loaded or self.derived or self.resized):
             return
         table = Table(title=f"weights from {self.source}", title_justify="left", caption_justify="left")
@@ -77,7 +77,7 @@ class Report:
         (console or Console()).print(table)
 
     def check(self) -> None:
-        """Raises a one-line ValueError if anything is unexplained."""
+        """Raises a one-line ValueError if there are errors."""
         if not self.errors:
             return
         if not (self.loaded or self.derived or self.resized):
@@ -113,24 +113,25 @@ def load_weights(
     inflation: str = "central_frame",
     verbose: bool = True,
 ) -> Report:
-    """Loads weights into a model of the zoo, fits what has another size, and prints a table of what it did.
+    """Loads weights into a model of the zoo, fits tensors of another size, and prints a table of what it did.
 
-    * position embeddings: to another image size, patch, aspect or number of frames (`resize_positions`);
-    * patch kernels: to another patch size by pseudo-inverse, from patches to tubelets (`resize_kernel`,
-      `inflate_patch_embed`); image weights start a video model;
-    * classifiers: left as initialised where the number of classes differs;
-    * class and register tokens of a timm ViT: left out, for these models average their tokens.
+    * Position embeddings are resized to another image size, patch, aspect ratio or number of frames
+      (`resize_positions`).
+    * Patch kernels are resized to another patch size (`resize_kernel`), and inflated to tubelets
+      (`inflate_patch_embed`), so that image weights can start a video model.
+    * Classifiers keep their initial values if the number of classes differs.
+    * Class and register tokens of a timm ViT are left out, because these models average their tokens.
 
-    The model is changed only if everything is explained.
+    The model is changed only if there are no errors.
 
     Args:
         model: `LookupViT`, `LookupViViT`, `ViT` or `ViViT`.
         source: safetensors, a torch or Lightning checkpoint, a folder of `save_pretrained`, or a state dict.
-        grid: Token grid (h, w) or (t, h, w) of the weights' positions, where file and number do not tell.
+        grid: Token grid (h, w) or (t, h, w) of the weights' positions, if neither the file nor their number tells it.
         ignore: Patterns such as "heads.*" of names that may be missing or unknown.
-        ema: Averaged weights where a file has both.
+        ema: Whether to take the averaged weights of a file that has both.
         inflation: How a patch becomes a tubelet: "central_frame" or "average".
-        verbose: Print the table.
+        verbose: Whether to print the table.
 
     Returns:
         What became of each tensor.
@@ -156,7 +157,7 @@ def fit_weights(
     ignore: Mapping[str, str] | None = None,
     inflation: str = "central_frame",
 ) -> tuple[dict[str, Tensor], Report]:
-    """The state dict that `load_weights` loads, and its report, without touching the model.
+    """Returns the state dict that `load_weights` loads and its report; the model stays as it is.
 
     `ignore` maps patterns of names that may be missing or unknown to the reason.
     """
@@ -240,7 +241,7 @@ def other_options(model: nn.Module, weights: Weights) -> dict[str, tuple[Any, An
 
 
 def _fit_sizes(model: nn.Module, given: dict[str, Tensor], report: Report, grid: Size | None, inflation: str) -> None:
-    """Fits kernel and positions in `given`, and notes what changed."""
+    """Fits the patch kernel and the positions in `given`, and notes the changes in the report."""
     kernel, positions, time = (given.get(name) for name in (_KERNEL, _POSITIONS, _TIME))
     own = tuple(facts(model)["grid"])
     targets = {common_name(name): value for name, value in model.state_dict().items()}
@@ -260,7 +261,7 @@ def _fit_sizes(model: nn.Module, given: dict[str, Tensor], report: Report, grid:
 
 
 def _reason_to_initialise(name: str, value: Tensor | None, target: Tensor, state: Mapping[str, Tensor]) -> str:
-    """Why a tensor of the model may keep its first values."""
+    """Why a tensor of the model may keep its initial values; an empty text if it may not."""
     if name.startswith("heads."):
         if value is None:
             has_any = any(common_name(other).startswith("heads.") for other in state)
@@ -269,12 +270,12 @@ def _reason_to_initialise(name: str, value: Tensor | None, target: Tensor, state
             return f"{len(value)} classes in the weights, {len(target)} here"
     kernel = next((v for n, v in state.items() if common_name(n) == _KERNEL), None)
     if name.startswith("temporal.") and value is None and kernel is not None and kernel.ndim == 4:
-        return "an image model knows no time"
+        return "an image model has no temporal transformer"
     return ""
 
 
 def _reason_to_drop(model: nn.Module, name: str) -> str:
-    """Why a tensor of the weights may be left out."""
+    """Why a tensor of the weights may be left out; an empty text if it may not."""
     if name.startswith("heads.") and model.num_classes == 0:
         return "this model has no classifier"
     heads = getattr(model, "heads", {})

@@ -1,7 +1,7 @@
-"""Weights of one size for a model of another: positions, patch kernels, tubelets.
+"""Fits position embeddings, patch kernels and tubelet kernels to a model of another size.
 
-Every operator is separable and linear, one small float64 matrix an axis. Positions that grow and shrink back are what
-they were.
+Every resize is linear and separable, with one small float64 matrix for each axis. Position embeddings that are enlarged
+and then reduced to their old size are unchanged.
 
 Letters: D embed_dim, C channels, (t, y, x) kernel, (t, h, w) token grid.
 """
@@ -18,7 +18,7 @@ from lookupvit.grid import Size, resize_matrix, resize_tokens
 
 @lru_cache(maxsize=64)
 def _position_matrix(old: int, new: int) -> Tensor:
-    """`(new, old)`: linear interpolation to grow; to shrink, the inverse of growing in the sense of least squares."""
+    """Matrix `(new, old)`: linear interpolation to enlarge; to reduce, its least-squares inverse."""
     cpu = torch.device("cpu")
     if new >= old:
         return resize_matrix(old, new, True, torch.float64, cpu)
@@ -27,7 +27,7 @@ def _position_matrix(old: int, new: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _kernel_matrix(old: int, new: int) -> Tensor:
-    """`(new, old)`: the pseudo-inverse of the transposed resize, which keeps <kernel, patch> when both are resized."""
+    """Matrix `(new, old)`: pseudo-inverse of the transposed resize; keeps <kernel, patch> if both are resized."""
     resize = resize_matrix(old, new, True, torch.float64, torch.device("cpu"))
     return torch.linalg.pinv(resize.t())
 
@@ -39,14 +39,14 @@ def _along(x: Tensor, matrix: Tensor, axis: int) -> Tensor:
 def resize_positions(positions: Tensor, from_grid: Size, to_grid: Size) -> Tensor:
     """Position embeddings for another token grid of as many axes.
 
-    An axis that grows is interpolated linearly, exactly as the model does by itself on a larger image. An axis that
-    shrinks gets the positions that would grow into the old ones, as nearly as possible: growing and then shrinking
-    back is the identity. (The model itself, on a smaller image, averages instead.)
+    An axis that grows is interpolated linearly, exactly as the model itself does for a larger image. An axis that
+    shrinks gets the embeddings that would grow into the old ones as nearly as possible, so that growing and shrinking
+    back is the identity. (For a smaller image the model itself averages instead.)
 
     Args:
         positions: `(1, prod(from_grid), D)`.
         from_grid: Their grid.
-        to_grid: Grid wanted.
+        to_grid: New grid.
 
     Returns:
         `(1, prod(to_grid), D)`, of the same type.
@@ -66,8 +66,8 @@ def resize_positions(positions: Tensor, from_grid: Size, to_grid: Size) -> Tenso
 def resize_kernel(kernel: Tensor, size: Size) -> Tensor:
     """A patch or tubelet kernel for another patch size, as FlexiViT (arXiv 2212.08013) does it.
 
-    A patch that grows linearly together with its kernel gives the same feature, exactly; where both shrink, the feature
-    is the nearest in the sense of least squares over white patches.
+    If a patch is enlarged linearly together with its kernel, the feature is exactly the same. If both are reduced, it
+    is the nearest one in the sense of least squares over patches of white noise.
 
     Args:
         kernel: `(D, C, y, x)` or `(D, C, t, y, x)`.
@@ -112,7 +112,7 @@ def fit_positions(positions: Tensor, from_grid: Size, to_grid: Size) -> Tensor:
 
 
 def guess_grid(count: int, own: Size, axes: int) -> Size:
-    """The token grid of so many positions, where a file does not say.
+    """The token grid of a number of positions, for a file that does not state it.
 
     Args:
         count: Number of positions.
@@ -120,27 +120,27 @@ def guess_grid(count: int, own: Size, axes: int) -> Size:
         axes: 2 or 3, from the file's patch kernel.
 
     Returns:
-        The model's own grid where the number is the same, else a square; for clips a square at the model's number of
-        time indices, or the model's height and width at another number.
+        The model's own grid if it has as many positions, else a square one. For clips a square at the model's number of
+        time indices, or the model's height and width at another number of time indices.
 
     Raises:
         ValueError: Where nothing fits or two grids do, in one line.
     """
     space = own[-2:]
     if axes == 2:
-        found = {space} if count == prod(space) else _square(count)
+        grids = {space} if count == prod(space) else _square(count)
     elif count == prod(own):
-        found = {own}
+        grids = {own}
     else:
-        found = {(own[0], *side) for side in _square(count / own[0])}
+        grids = {(own[0], *side) for side in _square(count / own[0])}
         if count % prod(space) == 0:
-            found.add((count // prod(space), *space))
-    if len(found) != 1:
-        why = "are no square of tokens" if not found else f"fit {' and '.join(map(str, sorted(found)))}"
+            grids.add((count // prod(space), *space))
+    if len(grids) != 1:
+        why = "are no square of tokens" if not grids else f"fit {' and '.join(map(str, sorted(grids)))}"
         raise ValueError(
             f"the weights' {count} positions {why}: say which grid they are of, grid=({'t, ' * (axes - 2)}h, w)"
         )
-    return found.pop()
+    return grids.pop()
 
 
 def _square(count: float) -> set[Size]:
@@ -152,13 +152,13 @@ INFLATIONS = ("central_frame", "average")
 
 
 def inflate_patch_embed(weight: Tensor, t: int, method: str = "central_frame") -> Tensor:
-    """A tubelet kernel that starts where an image model's patch kernel ended.
+    """A tubelet kernel made from the patch kernel of an image model.
 
     Args:
         weight: `(D, C, y, x)` of a patch embedding.
         t: Frames of a tubelet.
-        method: "central_frame" (zero but for the frame t // 2, which sees what the image model saw) or "average" (the
-            same kernel at every frame over t: a still clip gives the image's features).
+        method: "central_frame" puts the patch kernel at frame t // 2 and zeros elsewhere. "average" puts the patch
+            kernel divided by t at every frame, so that a still clip gives the features of the image.
 
     Returns:
         `(D, C, t, y, x)`, in new memory.

@@ -1,4 +1,4 @@
-"""State dicts of plain ViTs as timm writes them: their names here, and what these models have no place for.
+"""Translates state dicts of timm's plain ViTs: other names, and parts that the models here do not have.
 
 Letters: D embed_dim.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 # timm's names (also with the prefix of `lookupvit.ViT`) and those of every other model here.
 _NAMES = {"patch_embed.": "embed.", "pos_embed": "embed.pos_embed", "head.": "heads.pooled.fc."}
 _TOKENS = ("cls_token", "reg_token", "dist_token")
-# What would change the function and cannot be expressed.
+# Parts that change the function of a ViT and that no model here has.
 _FOREIGN = {
     "norm_pre.": "a norm after its embedding (CLIP)",
     "q_norm.": "norms on queries",
@@ -22,7 +22,7 @@ _FOREIGN = {
 
 
 def common_name(name: str) -> str:
-    """A parameter's name that timm's ViT, `ViT` and `ViViT` share."""
+    """One name for the same parameter of timm's ViT, `ViT` and `ViViT`."""
     name = name.removeprefix("vit.")
     for old, new in _NAMES.items():
         if name.startswith(old):
@@ -39,17 +39,18 @@ def is_plain_vit(state: Mapping[str, Tensor]) -> bool:
 def plain_vit(
     state: Mapping[str, Tensor], grid: tuple[int, ...] | None = None, own_grid: tuple[int, ...] | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
-    """A timm ViT without what these models do not have.
+    """The state dict of a timm ViT without the parts that the models here do not have.
 
-    Class, register and distillation tokens go, with their positions; LayerScale is folded into the layers before it.
+    Class, register and distillation tokens are left out with their positions. LayerScale is folded into the layers
+    before it.
 
     Args:
         state: A ViT's state dict, names with or without `vit.`.
-        grid: Token grid (h, w) of its positions, where that is known.
-        own_grid: Token grid of the model that is to take them, tried first where it is not.
+        grid: Token grid (h, w) of its positions, if it is known.
+        own_grid: Token grid of the model to load into, tried first if `grid` is not known.
 
     Returns:
-        The rest, under timm's names; names left out and why; notes.
+        The remaining tensors under timm's names; the names that were left out, with the reason; notes.
 
     Raises:
         ValueError: For a ViT that computes something else, in one line.
@@ -71,7 +72,7 @@ def plain_vit(
             tokens += state.pop(name).shape[1]
             dropped[name] = "these models average their tokens instead"
     positions = state["pos_embed"]
-    if _have_positions(tokens, positions.shape[1], grid, own_grid):  # then theirs stand first
+    if _have_positions(tokens, positions.shape[1], grid, own_grid):  # the extra tokens' positions come first
         state["pos_embed"] = positions[:, tokens:]
     for name in [name for name in state if name.startswith(("head_dist.", "attn_pool."))]:
         del state[name]

@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.data import resolve_model_data_config
 
+import lookupvit.interop.timm_registry  # noqa: F401 (another test may have imported lookupvit before timm)
 from lookupvit import LookupViT, create_model, list_models, save_weights
 
 TINY = {"img_size": 32, "patch_size": 8, "num_classes": 5, "embed_dim": 12, "depth": 3, "num_heads": 3}

@@ -27,15 +27,16 @@ class Captioner(nn.Module):
     """An image encoder and a text decoder.
 
     Args:
-        name: Encoder, one of `lookupvit.list_models()`, of images.
-        vocab_size: V; None builds the encoder alone, until `build_decoder`.
+        name: Name of the encoder, one of the image models of `lookupvit.list_models()`.
+        vocab_size: V. With None only the encoder is built; `build_decoder` adds the decoder.
         img_size: Image size, int or (height, width) in pixels; the named model's own by default.
         compressed_size: Compressed grid; the named model's own by default.
-        memory: Tokens that the decoder reads: "compressed", "lookup" or "both"; by default the compressed ones, and all
-            that there are of a plain ViT.
+        memory: Tokens that the decoder reads: "compressed", "lookup" or "both". The default is the compressed tokens,
+            and for a plain ViT all of its tokens.
         encoder_args: Further arguments of the encoder.
-        memory_positions: Tell the decoder where in the image each token lies, by `sincos_positions` added to it; a
-            token alone says little of its place, and words such as "left of" are learnt late without.
+        memory_positions: Whether to add `sincos_positions` to the tokens, which tell the decoder where each token lies
+            in the image. A token by itself says little about its place, and without them a decoder learns words such as
+            "left of" late.
         decoder_args: Arguments of `Decoder`, such as `{"depth": 6}`; its width is the encoder's by default.
 
     Raises:
@@ -65,7 +66,7 @@ class Captioner(nn.Module):
         if plain and self.memory != "lookup":
             raise ValueError(f"{name} has no compressed tokens: memory={self.memory!r} needs a LookupViT")
         if not plain:
-            # The head that reads the same tokens: nothing in the encoder is then left without a gradient.
+            # The encoder gets the head that reads the same tokens, so that all of its parameters get a gradient.
             args |= {"head": self.memory, "compressed_size": compressed_size}
         elif compressed_size is not None:
             raise ValueError(f"{name} has no compressed tokens: leave compressed_size out")
@@ -78,12 +79,12 @@ class Captioner(nn.Module):
         self.decoder: Decoder | None = None
         if vocab_size is not None:
             self.build_decoder(vocab_size)
-        else:  # what does not fit is to be told now
+        else:  # arguments that do not fit are an error now, not when the vocabulary is known
             with torch.device("meta"):
                 Decoder(8, memory_dim=self.encoder.embed_dim, **self.decoder_args)
 
     def build_decoder(self, vocab_size: int) -> None:
-        """Makes the decoder of a vocabulary of V tokens, once it is known."""
+        """Builds the decoder for a vocabulary of `vocab_size` tokens."""
         self.decoder = Decoder(vocab_size, memory_dim=self.encoder.embed_dim, **self.decoder_args)
 
     @property
@@ -103,7 +104,7 @@ class Captioner(nn.Module):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of a text, its first and its last one counted."""
+        """Largest number of tokens of a text, including its first and its last one."""
         return self.decoder_args.get("context_length", inspect.signature(Decoder).parameters["context_length"].default)
 
     def encode(self, images: Tensor, compressed_size: int | tuple[int, ...] | None = None) -> Tensor:
@@ -120,7 +121,7 @@ class Captioner(nn.Module):
     def _placed(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         if not self.memory_positions:
             return tokens
-        # half as large as normalised tokens, which they are not to drown
+        # Half as large as the normalised tokens, so that they do not outweigh them.
         return tokens + 0.5 * sincos_positions(grid, tokens.shape[-1], tokens.device).to(tokens.dtype)
 
     def forward(self, images: Tensor, tokens: Tensor, compressed_size: int | tuple[int, ...] | None = None) -> Tensor:
@@ -153,7 +154,7 @@ class Captioner(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """Layers for layer-wise decay: the encoder's, and the decoder as one."""
+        """Number of layers for layer-wise decay: those of the encoder, and one for the whole decoder."""
         return self.encoder.num_layers + 1
 
     def layer_id(self, name: str) -> int:

@@ -89,7 +89,7 @@ class MemoryAttention(nn.Module):
         """
         (k, v), (R, T, D) = memory, x.shape
         B = k.shape[0]
-        # Nothing is causal here: the texts of an image are more positions of one text. (R, T, D) -> (B, H, K T, d)
+        # This attention is not causal, so the K texts of an image are one longer text. (R, T, D) -> (B, H, K T, d)
         q = self.q(self.norm(x)).view(B, R // B * T, self.num_heads, -1).transpose(1, 2)
         if attention is not None:
             weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(dim=-1)  # (B, H, K T, M)
@@ -127,11 +127,11 @@ class Decoder(nn.Module):
         vocab_size: V.
         embed_dim: D.
         memory_dim: E; D by default.
-        depth: Blocks.
+        depth: Number of blocks.
         num_heads: H.
         mlp_ratio: Hidden width of the MLP over D.
-        context_length: Most tokens of a text, its first and its last one counted.
-        tied: Read the logits off the embedding's own matrix, instead of a matrix of their own.
+        context_length: Largest number of tokens of a text, including its first and its last one.
+        tied: Whether the logits use the matrix of the embedding instead of a matrix of their own.
         drop_rate: Dropout after the embedding and after each residual branch.
 
     Raises:
@@ -172,14 +172,14 @@ class Decoder(nn.Module):
     def _init_weights(self) -> None:
         for name, parameter in self.named_parameters():
             if parameter.ndim > 1:
-                # What is added to the residual stream starts smaller the deeper it is, as in GPT-2: 3 branches a block.
+                # Layers that add to the residual stream start smaller in a deeper model, as in GPT-2: 3 per block.
                 residual = name.endswith(("proj.weight", "fc2.weight"))
                 nn.init.normal_(parameter, std=0.02 / (3 * len(self.blocks)) ** 0.5 if residual else 0.02)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
     def project(self, memory: Tensor) -> list[KeysValues]:
-        """Memory `(B, M, E)` to each block's keys and values, once for a whole text."""
+        """Memory `(B, M, E)` to the keys and values of each block, which serve a whole text."""
         return [block.image.project(memory) for block in self.blocks]
 
     def hidden(
@@ -193,8 +193,8 @@ class Decoder(nn.Module):
         """The last block's normalised output.
 
         Args:
-            tokens: `(R, T)`; padding may follow a text, not precede it.
-            memory: `(B, M, E)`, or what `project` made of it; R is a multiple of B, the texts of an image adjacent.
+            tokens: `(R, T)`. Padding may follow a text but not precede it.
+            memory: `(B, M, E)`, or the result of `project`. R is a multiple of B; the texts of an image are adjacent.
             start: Position of the first of the tokens.
             remember: Takes a block's number and its newest keys and values, see `TextAttention`.
             attention: A list that receives each block's cross-attention `(R, H, T, M)`.
@@ -211,7 +211,9 @@ class Decoder(nn.Module):
         if isinstance(memory, Tensor):
             memory = self.project(memory)
         if R % memory[0][0].shape[0]:
-            raise ValueError(f"{R} texts do not belong to {memory[0][0].shape[0]} images: give as many texts of each")
+            raise ValueError(
+                f"{R} texts do not belong to {memory[0][0].shape[0]} images: give the same number of texts for each image"
+            )
         x = self.drop(self.embed(tokens) + self.pos_embed[start : start + T])
         for i, block in enumerate(self.blocks):
             own = None if remember is None else (lambda kv, i=i: remember(i, kv))
@@ -223,7 +225,7 @@ class Decoder(nn.Module):
         return F.linear(hidden, self.embed.weight if self.head is None else self.head.weight)
 
     def forward(self, tokens: Tensor, memory: Tensor | list[KeysValues]) -> Tensor:
-        """Tokens `(R, T)` and memory `(B, M, E)` to the logits of the token after each, `(R, T, V)`."""
+        """Tokens `(R, T)` and memory `(B, M, E)` to the logits of each next token, `(R, T, V)`."""
         return self.logits(self.hidden(tokens, memory))
 
     def no_weight_decay(self) -> set[str]:

@@ -11,16 +11,16 @@ from lookupvit.model.caption.decoder import Decoder
 
 
 class CachedText:
-    """Texts that grow by a token a call; keys and values are computed once for each position.
+    """Texts that grow by one token per call; keys and values are computed once for each position.
 
-    Keys and values are never moved: a table says where those of each text's positions lie. When beams change places, or
-    images are done, only the table changes. The memory's keys and values exist once an image, whatever K.
+    Keys and values are never moved: a table says where those of each text's positions lie. When beams change places or
+    images are done, only the table changes. The memory's keys and values are stored once per image, whatever K is.
 
     Args:
         decoder: The decoder, in evaluation mode.
         memory: `(B, M, E)`.
         most: Largest K.
-        length: Most tokens of a text.
+        length: Largest number of tokens of a text.
     """
 
     def __init__(self, decoder: Decoder, memory: Tensor, most: int, length: int):

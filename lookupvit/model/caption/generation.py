@@ -2,8 +2,8 @@
 
 Letters: B images, M memory tokens, E their width.
 
-A finished image waits for the others without changing any more, so that what is written of an image does not depend on
-the rest of its batch.
+A finished image waits for the others and does not change any more, so that the text of an image does not depend on the
+rest of its batch.
 """
 
 import torch
@@ -33,11 +33,11 @@ def generate(
         memory: `(B, M, E)`.
         special: Tokens with a meaning.
         how: Method and its options; beam search by default.
-        cached: Keep keys and values; without, the same texts come out many times slower.
-        generator: Of the samples, on the memory's device; torch's own by default.
+        cached: Whether to keep keys and values. Without them the texts are the same, but take many times longer.
+        generator: Random generator for sampling, on the memory's device; torch's global one by default.
 
     Returns:
-        For each image up to `num_return` texts, best first; fewer only if there are not as many.
+        For each image `num_return` texts, best first; fewer only if fewer texts are possible.
 
     Raises:
         ValueError: If the lengths asked for do not fit the decoder's context.

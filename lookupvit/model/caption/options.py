@@ -1,4 +1,4 @@
-"""How texts are written, and what comes out: plain values that the search and its callers share."""
+"""The options of text generation and its result: plain values that the search and its callers share."""
 
 import difflib
 from dataclasses import dataclass, fields
@@ -34,13 +34,13 @@ class Generation:
         beams: Texts that beam search carries along.
         num_return: Texts of each image, best first; at most `beams`. Samples may be any number.
         length_penalty: A beam's score is its log-probability over the number of its tokens, its end counted, to this
-            power: 0 ranks by probability, which likes short texts; 1 by the mean of a token.
-        exhaust: Beam search stops at an image when the best unfinished text, at its present length, scores less than
-            the n-th finished one; with this it stops when no length could make it score more.
+            power: 0 ranks by probability, which prefers short texts; 1 ranks by the mean over the tokens.
+        exhaust: When beam search stops for an image. By default it stops when the best unfinished text, at its present
+            length, scores less than the n-th finished one; with this option, when it would do so at every length.
         top_p: The nucleus is the fewest likeliest tokens that have this probability together.
         temperature: Of the distribution that is sampled; below 1 it is sharper.
-        min_length: Least tokens, begin and end not counted.
-        max_length: Most tokens, begin and end not counted; None: as many as the decoder's context has room for.
+        min_length: Smallest number of tokens, without begin and end.
+        max_length: Largest number of tokens, without begin and end; None takes what the decoder's context has room for.
 
     Raises:
         ValueError: For a value that does not fit, in one line.
@@ -79,7 +79,7 @@ class Generation:
 
     @classmethod
     def of(cls, options: dict[str, Any] | None) -> "Generation":
-        """From plain data, such as `{"method": "beam", "beams": 5}`; an unknown key is a one-line ValueError."""
+        """Builds it from data such as `{"method": "beam", "beams": 5}`; raises a ValueError for an unknown key."""
         known = [field.name for field in fields(cls)]
         for key in options or {}:
             if key not in known:
@@ -89,7 +89,7 @@ class Generation:
         return cls(**(options or {}))
 
     def limit(self, context_length: int) -> int:
-        """Most tokens of a text, begin and end not counted, of a decoder with this context."""
+        """Largest number of tokens of a text, without begin and end, for a decoder with this context."""
         room = context_length - 2
         if (self.max_length or 0) > room or self.min_length > room:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The searches behind `lookupvit.model.caption.generation`: greedy, sampling, beams.
 
-Letters: B images, b of them not done, K texts of each (beams, samples), n texts wanted of each, V vocabulary, t tokens
+Letters: B images, b of them not done, K texts of each (beams, samples), n texts of each to return, V vocabulary, t
+    tokens
 written so far.
 """
 
@@ -13,9 +14,10 @@ from lookupvit.model.caption.options import Caption, Generation, Special
 
 
 class Search:
-    """What all methods share: the loop over positions, and leaving out the images that are done.
+    """The part that all methods share: the loop over positions, which leaves out images that are done.
 
-    A subclass keeps its tensors in `state`, images first, and names those that are its result, whose shape stays.
+    A subclass keeps its tensors in `state`, with images as the first axis. `result` names those that are returned,
+    whose shapes must not change.
     """
 
     result: tuple[str, ...]
@@ -33,7 +35,7 @@ class Search:
         for t in range(self.limit + 1):
             tokens, done = self.write(t, self._allowed(t, self.text.step(tokens)))
             running = (~done).nonzero().flatten()
-            # By halves: the memory is then copied only a few times.
+            # Images are left out only when half of them are done, so that the memory is copied only a few times.
             if 2 * len(running) <= len(done):
                 for name in self.result:
                     results[name][images] = self.state[name]
@@ -45,7 +47,7 @@ class Search:
         return results
 
     def _allowed(self, t: int, logits: Tensor) -> Tensor:
-        """Logits `(b, K, V)` of the tokens that may come at place t; the rest at minus infinity."""
+        """Logits `(b, K, V)`, set to minus infinity for tokens that may not come at place t."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         logits[..., [self.special.bos, self.special.pad, *self.special.banned]] = -torch.inf
         if t < self.how.min_length:
@@ -53,7 +55,7 @@ class Search:
         return logits
 
     def _captions(self, tokens: Tensor, log_probs: Tensor, scores: Tensor) -> list[list[Caption]]:
-        """Texts `(B, n, limit + 1)`, each ended by eos, and their figures `(B, n)`; the impossible are left out."""
+        """Captions of texts `(B, n, limit + 1)`, ended by eos, and scores `(B, n)`, without impossible ones."""
         rows = zip(tokens.tolist(), log_probs.tolist(), scores.tolist(), strict=True)
         return [
             [
@@ -69,19 +71,19 @@ class Search:
         raise NotImplementedError
 
     def write(self, t: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes one token more; logits `(b, K, V)` to tokens `(b, K')` and the images that are done `(b,)` bool.
+        """Writes one more token, from logits `(b, K, V)`: returns tokens `(b, K')` and which images are done, `(b,)`.
 
-        At place `limit` the end is the only token left, and all images are done.
+        At place `limit` only the end token is possible, and all images are done.
         """
         raise NotImplementedError
 
     def captions(self, results: dict[str, Tensor]) -> list[list[Caption]]:
-        """The result of `run` as texts."""
+        """Turns the result of `run` into captions."""
         raise NotImplementedError
 
 
 class Walk(Search):
-    """Greedy search and sampling: each text goes its own way."""
+    """Greedy search and sampling: each text is continued by itself."""
 
     result = ("tokens", "log_probs")
 
@@ -90,16 +92,16 @@ class Walk(Search):
         self.generator = generator
 
     def start(self, count: int, device: torch.device) -> None:
-        """Empty texts."""
+        """Starts with empty texts."""
         shape = (count, self.how.num_return)
         self.state["tokens"] = torch.full((*shape, self.limit + 1), self.special.pad, device=device)
         self.state["log_probs"] = torch.zeros(shape, dtype=torch.float64, device=device)
         self.state["ended"] = torch.zeros(shape, dtype=torch.bool, device=device)
 
     def write(self, t: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """One token more of each text that has not ended; those that have are followed by padding."""
+        """Writes one more token of each text that has not ended, and padding after those that have."""
         ended = self.state["ended"]
-        if logits.shape[1] < ended.shape[1]:  # so far the samples of an image were one text
+        if logits.shape[1] < ended.shape[1]:  # at the first token the samples of an image are one text
             self.text.move(torch.zeros(ended.shape, dtype=torch.int64, device=ended.device))
             logits = logits.expand(-1, ended.shape[1], -1)  # (b, 1, V) -> (b, K, V)
         if t == self.limit:
@@ -117,7 +119,7 @@ class Walk(Search):
         return tokens, self.state["ended"].all(dim=1)
 
     def captions(self, results: dict[str, Tensor]) -> list[list[Caption]]:
-        """Ranked by probability."""
+        """Captions, ranked by probability."""
         order = results["log_probs"].argsort(dim=1, descending=True, stable=True)
         tokens = results["tokens"].gather(1, order[..., None].expand_as(results["tokens"]))
         log_probs = results["log_probs"].gather(1, order)
@@ -125,12 +127,12 @@ class Walk(Search):
 
 
 class Beams(Search):
-    """Beam search. Every unfinished text is also tried with its end; the n best of these are kept beside the beams."""
+    """Beam search. At each step every beam is also ended, and the n best ended texts are kept beside the beams."""
 
     result = ("ended", "ended_log_probs", "ended_scores")
 
     def start(self, count: int, device: torch.device) -> None:
-        """One empty text, none ended."""
+        """Starts with one empty text and no ended ones."""
         n, real = self.how.num_return, {"dtype": torch.float64, "device": device}
         self.state["texts"] = torch.zeros(count, 1, 0, dtype=torch.int64, device=device)  # (b, K, t)
         self.state["log_probs"] = torch.zeros(count, 1, **real)  # (b, K), falling
@@ -139,7 +141,7 @@ class Beams(Search):
             self.state[name] = torch.full((count, n), -torch.inf, **real)
 
     def write(self, t: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Each text with its end, then the best with one token more."""
+        """Ends each text, then continues the best ones with one more token."""
         b, K, V = logits.shape
         total = logits.logsumexp(dim=-1)  # (b, K); cheaper than the logarithm of every probability
         self._end(t, logits[..., self.special.eos] - total)
@@ -156,10 +158,10 @@ class Beams(Search):
         self.state["texts"] = torch.cat([old, tokens[..., None]], dim=2)
         self.text.move(parent)
 
-        # The best text has t + 1 tokens; its end would be one more, or come later.
+        # The best text has t + 1 tokens; its end comes one token later at the earliest.
         length = self.limit + 1 if self.how.exhaust and self.how.length_penalty > 0 else t + 2
         done = log_probs[:, 0] / length**self.how.length_penalty <= self.state["ended_scores"][:, -1]
-        self.state["log_probs"] = log_probs.masked_fill(done[:, None], -torch.inf)  # nothing more comes of these
+        self.state["log_probs"] = log_probs.masked_fill(done[:, None], -torch.inf)  # these are not continued
         return tokens, done
 
     def _end(self, t: int, end: Tensor) -> None:
@@ -175,14 +177,14 @@ class Beams(Search):
         state["ended"] = texts.gather(1, order[..., None].expand(-1, -1, self.limit + 1))
 
     def captions(self, results: dict[str, Tensor]) -> list[list[Caption]]:
-        """Best first."""
+        """Captions, best first."""
         return self._captions(results["ended"], results["ended_log_probs"], results["ended_scores"])
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:
-    """Probabilities `(..., V)` of the fewest likeliest tokens that have `top_p` together, scaled to a sum of 1."""
+    """Probabilities `(..., V)` of the fewest likeliest tokens whose sum reaches `top_p`, scaled to a sum of 1."""
     probabilities, order = logits.softmax(dim=-1).sort(dim=-1, descending=True, stable=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    kept = probabilities.masked_fill(before >= top_p, 0)
+    likelier = probabilities.cumsum(dim=-1) - probabilities  # probability of all likelier tokens together
+    kept = probabilities.masked_fill(likelier >= top_p, 0)
     kept = kept / kept.sum(dim=-1, keepdim=True)
     return torch.zeros_like(kept).scatter(-1, order, kept)

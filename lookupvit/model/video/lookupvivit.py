@@ -21,8 +21,8 @@ class LookupViViT(ClipLayers, LookupViT):
       those of `LookupViT`.
     * model "factorised": the blocks run on each time index by itself, with a compressed grid (h', w') in each;
       stochastic depth is drawn for each time index, too. The final norm and the mean over the compressed tokens give
-      one token per time index. A `TemporalTransformer` reads them, and its class token is classified. The only head is "compressed",
-      so the last block does not update the lookup tokens.
+      one token per time index. A `TemporalTransformer` reads them, and its class token is classified. The only
+      head is "compressed", so the last block does not update the lookup tokens.
 
     Args:
         model: "joint" or "factorised".
