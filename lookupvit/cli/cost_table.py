@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from lookupvit.analysis.activations import activation_bytes, vit_activation_bytes
 from lookupvit.analysis.cost import count_macs, count_parameters, model_macs, vit_macs
+from lookupvit.bench.memory import activation_bytes
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
 from lookupvit.grid import check_compressed_size, grid_of, size_name
