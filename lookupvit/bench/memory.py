@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
+
 def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
     """Bytes that autograd keeps between the forward and the backward pass.
 

@@ -148,7 +148,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Decode every image and video, and write the list of the bad: a file, a tab, the reason.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="folders, files, or .txt lists of files")
     parser.add_argument("--kind", choices=tuple(_KINDS), default="all", help="what to look for in folders")

@@ -150,7 +150,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Write WebDataset shards (jpg, cls, _info.json) of ROOT/SPLIT/CLASS/*.jpg into OUT, shuffled.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("root", metavar="ROOT", help="the folder that holds the splits")
     parser.add_argument("output", metavar="OUT", help="folder of the shards")

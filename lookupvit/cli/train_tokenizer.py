@@ -21,7 +21,6 @@ def train_tokenizer_command(argv: list[str]) -> None:
     parser = OneLineParser(
         prog="lookupvit train-tokenizer",
         description="Train a SentencePiece model on the training captions of a data set, or on files of captions.",
-        allow_abbrev=False,
     )
     parser.add_argument("--data.root", dest="root", metavar="DIR", help="folder of a captioned data set")
     parser.add_argument(

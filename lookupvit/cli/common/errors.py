@@ -1,9 +1,11 @@
 """One readable line out of an error that a user made."""
 
 import argparse
+import contextlib
 import difflib
 import errno
 import re
+from collections.abc import Collection, Iterator, Mapping
 
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -60,6 +62,18 @@ def is_users(error: BaseException) -> bool:
     return missing or isinstance(error, USER_ERRORS)
 
 
+@contextlib.contextmanager
+def raise_cause() -> Iterator[None]:
+    """Raises what an `__init__` raised, bugs too, in place of the `ValueError` that the parser wraps around it."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
+
+
 def interrupted(error: BaseException) -> bool:
     """Whether Ctrl-C is behind an error."""
     return any(isinstance(cause, KeyboardInterrupt) for cause in causes(error))
@@ -86,7 +100,7 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(text.split()))
 
 
-def explain(message: str, parser: ArgumentParser | None = None, classes: dict[str, list[str]] | None = None) -> str:
+def explain(message: str, parser: ArgumentParser, classes: Mapping[str, Collection[str]]) -> str:
     """The line that is wrong, out of the parser's dump of everything it tried.
 
     Args:
@@ -94,7 +108,7 @@ def explain(message: str, parser: ArgumentParser | None = None, classes: dict[st
         parser: The parser of the subcommand, whose options are proposed in place of a misspelt one.
         classes: Short names of the classes that fit a key, such as ``{"data": ["DemoDataModule"]}``.
     """
-    options = sorted({action.dest for action in parser._actions} - {"help"}) if parser else []
+    options = sorted({action.dest for action in parser._actions} - {"help"})
     if found := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
         name = found[1].split()[0].split("=")[0]
         if not name.startswith("-"):
@@ -164,8 +178,8 @@ def _unknown(name: str, options: list[str], class_path: str = "") -> str:
     return f"--{name} is not an option: --help lists them"
 
 
-def _choices(key: str, classes: dict[str, list[str]] | None, given: str = "") -> str:
-    names = (classes or {}).get(key, [])
+def _choices(key: str, classes: Mapping[str, Collection[str]], given: str = "") -> str:
+    names = classes.get(key, [])
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6) if given else []
     if close:
         return f": did you mean {close[0]}?"

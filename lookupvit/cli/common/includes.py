@@ -7,6 +7,13 @@ from typing import Any
 
 import yaml
 
+_SHORT_NAMES = {
+    "--budget_gmacs": "--model.budget_gmacs",
+    "--cascade": "--model.cascade",
+    "--untrained_sizes": "--model.untrained_sizes",
+    "--output": "--output_dir",  # its name in other commands once
+}
+
 
 def expand_includes(args: list[str]) -> list[str]:
     """Puts the files that a ``--config`` file includes before it, so that what it says itself wins.
@@ -95,6 +102,12 @@ def _with_included(file: Path, parents: tuple[Path, ...]) -> list[tuple[Path, di
     for name in [included] if isinstance(included, str) else included:
         files += _with_included(file.parent / name, (*parents, file))
     return [*files, (file, content)]
+
+
+def expand_short(args: list[str]) -> list[str]:
+    """Arguments with the shorter names of options for inference written out."""
+    split = [arg.partition("=") for arg in args]
+    return [_SHORT_NAMES.get(name, name) + equals + value for name, equals, value in split]
 
 
 def option_of(args: list[str], name: str) -> str | None:

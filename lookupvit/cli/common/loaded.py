@@ -12,18 +12,16 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.data import DataLoader, Subset
 
-import datamodules
 from lookupvit import tasks, trust
 from lookupvit.analysis.sweep import Size, Subject
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, contents_of, is_exported
 from lookupvit.cli.common import stored
-from lookupvit.cli.common.errors import explain
+from lookupvit.cli.common.errors import explain, raise_cause
 from lookupvit.grid import check_compressed_size, grid_of
 from lookupvit.tasks.belonging import say_untrained
 
 CHOSEN = "chosen_by_file"  # options of a configuration of data that the checkpoint chose, not the user
-_CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
 
 
 @dataclass
@@ -177,17 +175,20 @@ def loader_of(data: LightningDataModule, split: str, limit: int | None) -> DataL
     Args:
         data: the data.
         split: "val" or "test".
-        limit: about so many images, evenly spread, so that data sorted by class stays balanced; None for all.
+        limit: As for `limited`.
     """
     data.setup("validate" if split == "val" else "test")
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    return limited(loader, limit)
+
+
+def limited(loader: DataLoader, limit: int | None) -> DataLoader:
+    """The same images, or about `limit` of them, evenly spread, so that data sorted by class stays balanced."""
     count = len(loader.dataset)
     if limit is None or limit >= count:
         return loader
     chosen = Subset(loader.dataset, [i * count // limit for i in range(limit)])
-    return DataLoader(
-        chosen, batch_size=loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn
-    )
+    return DataLoader(chosen, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
 
 
 def calibration_loader(
@@ -221,15 +222,10 @@ def _parse(key: str, base: type, argv: list[str]) -> Any:
     try:
         return parser.parse_args(argv)
     except argparse.ArgumentError as error:
-        raise ValueError(explain(trust.unmarked(str(error)), parser, _CLASSES)) from error
+        raise ValueError(explain(trust.unmarked(str(error)), parser, stored.CLASSES)) from error
 
 
 def _instantiate(key: str, base: type, argv: list[str]) -> Any:
     config = _parse(key, base, argv)
-    try:
+    with raise_cause():
         return _parser(key, base).instantiate_classes(config)[key]
-    except ValueError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the parser wraps what an __init__ raises
-            cause = cause.__cause__
-        raise cause from None

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -25,6 +26,23 @@ def output_folder(output_dir: str, default_root_dir: Any) -> Path:
             "output: give one of them"
         )
     return Path(default_root_dir)
+
+
+def experiment(config: Any) -> Path:
+    """The folder of an experiment, OUTPUT_DIR/NAME; the name is the model's where none is given.
+
+    Raises:
+        ValueError: If the name leads out of the output folder.
+    """
+    model = config.get("model")
+    if isinstance(model, LightningModule):
+        model_name = model.hparams.get("name")
+    else:
+        model_name = model.init_args.get("name") if model and "init_args" in model else None
+    name = config.get("name") or model_name or "lookupvit"
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+        raise ValueError(f"--name {name!r} leads out of --output_dir: give a name, or folders below it such as a/b")
+    return output_folder(config.get("output_dir"), config["trainer"]["default_root_dir"]) / name
 
 
 def claim(experiment: Path) -> Path | None:
