@@ -92,17 +92,17 @@ def measure(
     """Times the competitors on one core.
 
     Args:
-        root: holds train/CLASS/*.jpg.
-        img_size: pixels of the batch.
-        batch_size: images a batch.
-        batches: batches a sample; what the folder holds, if it holds fewer.
-        rounds: samples of each.
-        crop_padding: pad and crop in place of the random resized crop, for small images.
-        consumes: images a second that the accelerator takes; adds the share of time that it waits.
-        workers: loading processes that feed it.
+        root: Holds train/CLASS/*.jpg.
+        img_size: Pixels of the batch.
+        batch_size: Images a batch.
+        batches: Batches a sample; what the folder holds, if it holds fewer.
+        rounds: Samples of each.
+        crop_padding: Pad and crop in place of the random resized crop, for small images.
+        consumes: Images a second that the accelerator takes; adds the share of time that it waits.
+        workers: Loading processes that feed it.
 
     Returns:
-        the table, with a group for training and one for evaluation.
+        The table, with a group for training and one for evaluation.
     """
     torch.set_num_threads(1)
     data = ImageFolderDataModule(

@@ -10,14 +10,14 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     Of points that agree in both, all stay or none.
 
     Args:
-        costs: less is better (multiply-adds, milliseconds).
-        values: more is better (accuracy).
+        costs: Less is better (multiply-adds, milliseconds).
+        values: More is better (accuracy).
 
     Returns:
-        their places in `costs`, by rising cost.
+        Their places in `costs`, by rising cost.
 
     Raises:
-        ValueError: if the lengths differ, or a number is not finite.
+        ValueError: If the lengths differ, or a number is not finite.
 
     Example:
         >>> pareto_front([1, 2, 3, 4], [50, 70, 60, 80])

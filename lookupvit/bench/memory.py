@@ -15,11 +15,11 @@ def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> 
     Counted are distinct storages (two views of one tensor count once, at its full size) that are not parameters.
 
     Args:
-        forward: computes a loss with gradients.
-        parameters: tensors that exist anyway: parameters and buffers.
+        forward: Computes a loss with gradients.
+        parameters: Tensors that exist anyway: parameters and buffers.
 
     Returns:
-        bytes.
+        Bytes.
     """
     known = {StorageWeakRef(p.untyped_storage()) for p in parameters}
     kept = {}  # holds the storages themselves: a freed one could lend its address to the next
@@ -73,11 +73,11 @@ def peak_bytes(step: Callable[[], object], device: str = "cpu") -> int:
     """Most bytes that one call has allocated at a time, above what was there before.
 
     Args:
-        step: for example a training step. Called once; on CUDA warm it up first.
+        step: For example a training step. Called once; on CUDA warm it up first.
         device: "cpu" or "cuda...".
 
     Returns:
-        bytes, from CUDA's allocator statistics or, on a CPU, from the allocations that torch's profiler records.
+        Bytes, from CUDA's allocator statistics or, on a CPU, from the allocations that torch's profiler records.
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize()

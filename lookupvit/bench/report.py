@@ -32,11 +32,11 @@ class Report:
     """One table.
 
     Attributes:
-        title: what was compared.
-        rows: one dict a line; columns are the keys in order of first appearance.
-        settings: how it was measured: device, dtype, threads, versions.
-        notes: sentences to print below, for example what was left out and why.
-        groups: columns that tell the groups apart within which the ratios were taken.
+        title: What was compared.
+        rows: One dict a line; columns are the keys in order of first appearance.
+        settings: How it was measured: device, dtype, threads, versions.
+        notes: Sentences to print below, for example what was left out and why.
+        groups: Columns that tell the groups apart within which the ratios were taken.
     """
 
     title: str
@@ -125,12 +125,12 @@ class Report:
         """Writes `stem`.md, .json and .csv, and .png where there are ratios and matplotlib is installed.
 
         Args:
-            folder: made where it is missing.
-            stem: file name without an ending.
+            folder: Made where it is missing.
+            stem: File name without an ending.
             picture: False leaves the .png out.
 
         Returns:
-            the files written.
+            The files written.
         """
         folder = Path(folder)
         texts = {".md": self.to_markdown(), ".json": self.to_json(), ".csv": self.to_csv()}

@@ -10,9 +10,9 @@ from lookupvit.grid import size_name
 
 
 class RunSummary(Callback):
-    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder.
+    """Prints one panel at the start of `fit`: model, cost, global batch, learning rate, steps, output folder.
 
-    A run of fewer steps than ``log_every_n_steps`` logs ten times or at each step, so that it has a training curve.
+    A run of fewer steps than `log_every_n_steps` logs ten times or at each step, so that it has a training curve.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ def ablate(argv: list[str]) -> None:
     """Trains and tests every configuration with every seed; writes a table as JSON, CSV, Markdown and a picture.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, passed = _parser().parse_known_args(argv)
     names = [Path(config).stem for config in args.configs]
@@ -77,7 +77,7 @@ def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """A row a configuration out of its runs: mean and standard deviation, and of the differences from the first's.
 
     Args:
-        found: runs by configuration, the baseline first, in the same order of seeds each.
+        found: Runs by configuration, the baseline first, in the same order of seeds each.
     """
     base = next(iter(found.values()))
     rows = []

@@ -31,7 +31,7 @@ def attend(argv: list[str]) -> None:
     """Draws the attention of checkpoints on images or clips; see `lookupvit attend --help`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, data_options = _parser().parse_known_args(argv)
     check_data_options("attend", data_options)

@@ -63,10 +63,10 @@ def bench_main(argv: list[str] | None = None) -> None:
     """Runs one suite, prints its table and writes it to the output folder.
 
     Args:
-        argv: arguments after `lookupvit bench`; those of the process by default.
+        argv: Arguments after `lookupvit bench`; those of the process by default.
 
     Raises:
-        ValueError: for arguments that do not exist or do not fit, in one line.
+        ValueError: For arguments that do not exist or do not fit, in one line.
     """
     args = parser().parse_args(sys.argv[1:] if argv is None else argv)
     if args.suite != "gpu" and args.rounds < MIN_ROUNDS and not args.quick:

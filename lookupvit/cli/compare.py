@@ -26,10 +26,10 @@ def compare(argv: list[str]) -> None:
     """Trains each configuration (`fit`), tests its last checkpoint (`test`), and prints one table.
 
     Args:
-        argv: configuration files, then options of this command and of `fit`; the latter are handed to every run.
+        argv: Configuration files, then options of this command and of `fit`; the latter are handed to every run.
 
     Raises:
-        ValueError: for arguments that do not fit, in one line.
+        ValueError: For arguments that do not fit, in one line.
     """
     parser = OneLineParser(
         prog="lookupvit compare",
@@ -86,7 +86,7 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
     """Raises if two runs would share a folder and a row.
 
     Args:
-        settings: by configuration file, from `resolve`.
+        settings: By configuration file, from `resolve`.
     """
     files: dict[str, str] = {}
     for file, found in settings.items():

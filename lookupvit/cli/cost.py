@@ -25,10 +25,10 @@ def cost(argv: list[str]) -> None:
     """Prints the table of costs, or answers a budget; writes files where `--output` is given.
 
     Args:
-        argv: arguments after `lookupvit cost`.
+        argv: Arguments after `lookupvit cost`.
 
     Raises:
-        ValueError: for arguments that do not fit, in one line.
+        ValueError: For arguments that do not fit, in one line.
     """
     args = _parser().parse_args(argv)
     if args.device.startswith("cuda") and not torch.cuda.is_available():

@@ -33,18 +33,18 @@ def cost_report(
     Args:
         model: `LookupViT` or `ViT`; it may lie on the meta device.
         img_sizes: (height, width) in pixels, one group of rows each.
-        sizes: compressed sizes; by default the paper's and the model's own, where they fit.
+        sizes: Compressed sizes; by default the paper's and the model's own, where they fit.
         paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
-        batch: images of a training step, for the memory of its activations.
-        head: head that is read; the model's own by default.
-        name: of the model, for the title.
+        batch: Images of a training step, for the memory of its activations.
+        head: Head that is read; the model's own by default.
+        name: Of the model, for the title.
         device: Where the training step runs; it decides what the self-attention keeps.
 
     Returns:
-        the table; counts in 1e9, or in 1e6 for a model below 0.1e9.
+        The table; counts in 1e9, or in 1e6 for a model below 0.1e9.
 
     Raises:
-        ValueError: for sizes and paths that do not fit.
+        ValueError: For sizes and paths that do not fit.
     """
     lookup = isinstance(model, LookupViT)
     vit = _vit_like(model) if lookup else model

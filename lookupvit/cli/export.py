@@ -24,10 +24,10 @@ def export(argv: list[str]) -> None:
     """Writes the files, each compared with the model, and says what they take and give.
 
     Args:
-        argv: arguments after `lookupvit export`.
+        argv: Arguments after `lookupvit export`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, or a program that differs from the model.
+        ValueError, FileNotFoundError: For arguments that do not fit, or a program that differs from the model.
     """
     args = _parser().parse_args(argv)
     source, console = Path(args.checkpoint), Console()

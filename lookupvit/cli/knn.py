@@ -22,10 +22,10 @@ def knn(argv: list[str]) -> None:
     """Classifies each image of a split by its nearest training images, at one or several compressed sizes.
 
     Args:
-        argv: arguments after `lookupvit knn`.
+        argv: Arguments after `lookupvit knn`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, passed = _parser().parse_known_args(argv)
     path = Path(args.checkpoint)

@@ -106,7 +106,7 @@ def explain(message: str, parser: ArgumentParser, classes: Mapping[str, Collecti
     Args:
         message: Text of the parser's error.
         parser: The parser of the subcommand, whose options are proposed in place of a misspelt one.
-        classes: Short names of the classes that fit a key, such as ``{"data": ["DemoDataModule"]}``.
+        classes: Short names of the classes that fit a key, such as `{"data": ["DemoDataModule"]}`.
     """
     options = sorted({action.dest for action in parser._actions} - {"help"})
     if found := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):

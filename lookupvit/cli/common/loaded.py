@@ -29,12 +29,12 @@ class Loaded:
     """A checkpoint's model.
 
     Attributes:
-        label: its name in tables and pictures.
-        path: the checkpoint.
-        task: the task, whose `model` is on its device and in evaluation mode.
-        subject: the model with the sizes and the head to sweep.
-        data: configuration of its data, `{"class_path": ..., "init_args": {...}}`.
-        contents: what the checkpoint says.
+        label: Its name in tables and pictures.
+        path: The checkpoint.
+        task: The task, whose `model` is on its device and in evaluation mode.
+        subject: The model with the sizes and the head to sweep.
+        data: Configuration of its data, `{"class_path": ..., "init_args": {...}}`.
+        contents: What the checkpoint says.
     """
 
     label: str
@@ -55,14 +55,14 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
     """The model of a checkpoint.
 
     Args:
-        path: checkpoint that `fit` wrote.
-        label: name in tables and pictures.
-        sizes: compressed sizes to sweep; None: those that it was trained or evaluated at.
+        path: Checkpoint that `fit` wrote.
+        label: Name in tables and pictures.
+        sizes: Compressed sizes to sweep; None: those that it was trained or evaluated at.
         head: "both", or one head of a LookupViT; None: what the task evaluates.
-        device: where the model goes.
+        device: Where the model goes.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if it is no checkpoint of an image classifier, or the head is unknown.
+        ValueError, FileNotFoundError: One line, if it is no checkpoint of an image classifier, or the head is unknown.
     """
     task, contents = load_task(path, device)
     if not isinstance(task, tasks.ClassificationTask) or isinstance(task, tasks.VideoTask):
@@ -82,7 +82,7 @@ def load_task(path: Path, device: str) -> tuple[LightningModule, Contents]:
     """The task of a checkpoint, or of a folder of `save_pretrained`, in evaluation mode on `device`; what it says.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if it is no checkpoint of a whole model.
+        ValueError, FileNotFoundError: One line, if it is no checkpoint of a whole model.
     """
     checkpoint = find.load(path)
     config = stored.as_config(checkpoint, linked=())
@@ -133,12 +133,12 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
     """The whole configuration of the data to run a checkpoint on, with images prepared as the checkpoint's were.
 
     Args:
-        contents: what the checkpoint says of its data and pixels.
+        contents: What the checkpoint says of its data and pixels.
         overrides: `--data.*` options.
-        img_size: pixels, in place of the configuration's; None keeps it.
+        img_size: Pixels, in place of the configuration's; None keeps it.
 
     Raises:
-        ValueError: for options that do not fit, or if the checkpoint says nothing of its data.
+        ValueError: For options that do not fit, or if the checkpoint says nothing of its data.
     """
     data = contents.data
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
@@ -173,7 +173,7 @@ def loader_of(data: LightningDataModule, split: str, limit: int | None) -> DataL
     """Batches of a split in the order of the data.
 
     Args:
-        data: the data.
+        data: The data.
         split: "val" or "test".
         limit: As for `limited`.
     """

@@ -13,7 +13,7 @@ OUTPUT_DIR = "outputs"  # by default
 
 
 def output_folder(output_dir: str, default_root_dir: Any) -> Path:
-    """Folder of all experiments: ``--output_dir``, which Lightning calls ``--trainer.default_root_dir``.
+    """Folder of all experiments: `--output_dir`, which Lightning calls `--trainer.default_root_dir`.
 
     Raises:
         ValueError: If both are given and differ.
@@ -46,7 +46,7 @@ def experiment(config: Any) -> Path:
 
 
 def claim(experiment: Path) -> Path | None:
-    """A new folder ``version_K`` of an experiment, K above all that are there; None on a rank other than 0.
+    """A new folder `version_K` of an experiment, K above all that are there; None on a rank other than 0.
 
     Making a folder succeeds for one process only, so that runs that start together get one each.
     """
@@ -65,7 +65,7 @@ def claim(experiment: Path) -> Path | None:
 
 
 def lock(folder: Path) -> FileLock | None:
-    """Locks the folder that ``last.ckpt`` is written to; the system takes the lock from a process that dies.
+    """Locks the folder that `last.ckpt` is written to; the system takes the lock from a process that dies.
 
     Returns:
         The lock, to be released; None on a rank other than 0, and where the file system has no locks, which is said.

@@ -41,10 +41,10 @@ def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
 
 
 def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequence[str] = ()) -> dict[str, Any]:
-    """The checkpoint's hyper-parameters as a configuration of ``model`` and, where it has them, ``data``.
+    """The checkpoint's hyper-parameters as a configuration of `model` and, where it has them, `data`.
 
     Args:
-        checkpoint: From :func:`load`.
+        checkpoint: From `load`.
         linked: Model arguments that the data decide; they are left out.
         argv: The user's arguments: classes outside this project are taken if these name them too.
 
@@ -109,8 +109,8 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, A
     """Init arguments that differ: name, value in the checkpoint, value now.
 
     Args:
-        saved: From :func:`as_config`.
-        now: The present configuration of the same keys, ``{"model": {"class_path": ..., "init_args": ...}}``.
+        saved: From `as_config`.
+        now: The present configuration of the same keys, `{"model": {"class_path": ..., "init_args": ...}}`.
     """
     rows = []
     for key, part in saved.items():

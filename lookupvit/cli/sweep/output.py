@@ -25,8 +25,8 @@ def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
     """One model for all sizes against one a size, at each size, where both were trained.
 
     Args:
-        found: the sweep.
-        runs: the `Run` of each label that was trained here.
+        found: The sweep.
+        runs: The `Run` of each label that was trained here.
     """
     sizes = dict.fromkeys(run.size for run in runs.values() if run.size is not None)
     right: dict[tuple, dict] = {}
@@ -118,10 +118,10 @@ def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Seri
     """One series a model and image size; runs that differ by seed are one, with their standard deviation.
 
     Args:
-        rows: of the sweep.
-        runs: the `Run` of each label that was trained here. A model trained at one size is drawn at that size.
-        cost: key of the cost in the rows.
-        unit: what the cost is divided by.
+        rows: Of the sweep.
+        runs: The `Run` of each label that was trained here. A model trained at one size is drawn at that size.
+        cost: Key of the cost in the rows.
+        unit: What the cost is divided by.
     """
     pixels = {tuple(row["img_size"]) for row in rows}
     groups: dict[tuple, dict[str, list[dict]]] = {}

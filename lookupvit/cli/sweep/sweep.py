@@ -32,10 +32,10 @@ def sweep(argv: list[str]) -> None:
     """Scores checkpoints at many sizes, or trains the models first; writes a table, figures and pictures.
 
     Args:
-        argv: checkpoints or a configuration, sizes, and options of this command; see `lookupvit sweep --help`.
+        argv: Checkpoints or a configuration, sizes, and options of this command; see `lookupvit sweep --help`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     parser = _parser()
     own, passed = _split(argv, parser)

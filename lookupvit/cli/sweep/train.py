@@ -20,8 +20,8 @@ class Run:
     """One training.
 
     Attributes:
-        size: the compressed size it is trained at; None for the model of all sizes.
-        seed: of initialisation, order and draws.
+        size: The compressed size it is trained at; None for the model of all sizes.
+        seed: Of initialisation, order and draws.
     """
 
     size: Size | None
@@ -38,8 +38,8 @@ class Trained:
     """A training that is finished.
 
     Attributes:
-        run: which one.
-        training: what came out.
+        run: Which one.
+        training: What came out.
     """
 
     run: Run
@@ -61,9 +61,9 @@ def plan(sizes: list[Size], ways: list[str], seeds: list[int]) -> list[Run]:
     """The trainings, seed by seed.
 
     Args:
-        sizes: compressed sizes.
+        sizes: Compressed sizes.
         ways: "single" (one model a size), "multi" (one for all sizes), or both.
-        seeds: each is one training of every kind.
+        seeds: Each is one training of every kind.
     """
     return [Run(size, seed) for seed in seeds for way in ways for size in (sizes if way == "single" else [None])]
 
@@ -74,18 +74,18 @@ def train(
     """Trains what is not trained yet, see `lookupvit.cli.runs.train`.
 
     Args:
-        config: base configuration.
-        runs: from `plan`.
-        sizes: of the model of all sizes.
-        output: folder of the runs.
-        options: of `fit`, handed to every run.
-        console: for what is going on.
+        config: Base configuration.
+        runs: From `plan`.
+        sizes: Of the model of all sizes.
+        output: Folder of the runs.
+        options: Of `fit`, handed to every run.
+        console: For what is going on.
 
     Returns:
-        the trainings.
+        The trainings.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if options do not fit, or a run in the folder had other settings.
+        ValueError, FileNotFoundError: One line, if options do not fit, or a run in the folder had other settings.
     """
     planned = [runs.Planned(one.name, ["--config", config, *options, *_own_options(one, sizes)]) for one in runs]
     trained = runs.train(planned, output, console, lambda settings: _try_model(settings, sizes))
