@@ -3,7 +3,7 @@
 docs/results/NAME.json is what `lookupvit compare`'s runs, `sweep` or `ablate` left behind. Each gives the tables
 
     compare   NAME
-    sweep     NAME (one model for all sizes against one model a size) and NAME_everywhere (each model at every size)
+    sweep     NAME (one model for all sizes against one model per size) and NAME_everywhere (each model at every size)
     ablate    NAME
     other     NAME, of a benchmark: what `lookupvit.bench.report.Report` saved, with its command added
 

@@ -39,7 +39,7 @@ class Attention:
     """Attention of a forward pass.
 
     Attributes:
-        blocks: One entry a block.
+        blocks: One entry per block.
         grid_size: Grid of the lookup tokens; of a ViT, of all its tokens.
         compressed_size: Grid of the compressed tokens; None for a ViT.
         resize: `(M, N)`, what made the first compressed tokens from the lookup tokens; None for a ViT.

@@ -62,8 +62,8 @@ def fit_budget(
 
     Args:
         model: The model; for a budget of time it runs where its parameters are, in their type.
-        gmacs: Budget in 1e9 multiply-adds an image, counted along the path that the model takes.
-        ms: Budget in milliseconds a call, measured here and now; give one of the two.
+        gmacs: Budget in 1e9 multiply-adds per image, counted along the path that the model takes.
+        ms: Budget in milliseconds per call, measured here and now; give one of the two.
         img_size: Pixels; the model's own by default.
         candidates: Compressed sizes to choose from; `default_candidates` of the lookup grid by default.
         batch: Images of a call, for a budget of time.

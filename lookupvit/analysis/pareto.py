@@ -24,7 +24,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         [0, 1, 3]
     """
     if len(costs) != len(values):
-        raise ValueError(f"{len(costs)} costs do not go with {len(values)} values: give one of each a point")
+        raise ValueError(f"{len(costs)} costs do not go with {len(values)} values: give one of each per point")
     if not all(isfinite(number) for number in (*costs, *values)):
         raise ValueError("a Pareto front needs finite costs and values: leave out the points that were not measured")
     front: list[int] = []

@@ -91,7 +91,7 @@ def halves(count: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model for all sizes against one model a size, at one size, over the same seeds and images.
+    """One model for all sizes against one model per size, at one size, over the same seeds and images.
 
     Attributes:
         size: Compressed size.
@@ -144,7 +144,7 @@ def contrast(size: Size, multi: Mapping[int, Tensor], single: Mapping[int, Tenso
         name: tuple(100 * runs[seed].double().mean().item() for seed in seeds)
         for name, runs in (("multi", multi), ("single", single))
     }
-    # One number an image, averaged over the seeds: images are the sample here, and the seeds share them.
+    # One number per image, averaged over the seeds: images are the sample here, and the seeds share them.
     by_image = torch.stack([multi[seed].double() - single[seed].double() for seed in seeds]).mean(dim=0)
     error = 100 * (by_image.std() / len(by_image) ** 0.5).item() if len(by_image) > 1 else float("nan")
     return Contrast(size, seeds, percent["multi"], percent["single"], error)

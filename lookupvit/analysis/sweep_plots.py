@@ -164,7 +164,7 @@ def _log_axis(axes: Axes, costs: list[float]) -> None:
 
 def _label_points(axes: Axes, series: Sequence[Series]) -> None:
     """Writes each name where it covers no point, line or other name; one that has no room is left out."""
-    scale = axes.figure.dpi / 72  # pixels a point
+    scale = axes.figure.dpi / 72  # pixels per point
     taken = []
     for one in series:
         places = axes.transData.transform(sorted((point.cost, point.accuracy) for point in one.points))

@@ -25,7 +25,7 @@ class Settings:
     Attributes:
         device: "cpu" or "cuda".
         dtype: "fp32" or "bf16": of weights and inputs at inference; in training, bf16 is autocast over fp32 weights.
-        precision: Torch.set_float32_matmul_precision.
+        precision: The argument of `torch.set_float32_matmul_precision`.
         compile: None, or torch.compile's mode: "default", "reduce-overhead" or "max-autotune".
         threads: CPU threads; None leaves torch's choice.
         quick: Measure the machine with small products and copies, for trials.
@@ -137,9 +137,9 @@ def image_cases(
         model: "tiny", "small", "base", "large" or "huge", all with patches of 16 pixels.
         img_size: Pixels; every model is built for it, so that none resizes its positions in each call.
         sizes: Compressed sizes, s for a grid of s x s.
-        tome: R of the ToMe cases.
+        tome: Numbers r of merged pairs, a ToMe case for each.
         compressed_head: LookupViT also with the compressed head alone.
-        look_vit: Vit-pytorch's LookViT too, if it is installed.
+        look_vit: Whether vit-pytorch's LookViT is compared too, if it is installed.
         **overrides: Any argument of both `LookupViT` and `ViT`, such as depth.
 
     Returns:

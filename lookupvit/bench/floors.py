@@ -17,7 +17,7 @@ class Machine:
     """What this machine can do at best.
 
     Attributes:
-        flops: Floating-point operations a second of its best matrix product.
+        flops: Floating-point operations per second of its best matrix product.
         bandwidth: Bytes a second that a large copy reads and writes.
     """
 

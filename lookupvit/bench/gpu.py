@@ -29,7 +29,7 @@ class Plan:
         model: Size by name.
         img_sizes: Pixels.
         sizes: Compressed sizes.
-        tome: R of ToMe.
+        tome: Numbers r of merged pairs.
         compiled: Names of the cases that are compiled too (a compilation takes tens of seconds).
         rounds: Of each table.
         budget: Seconds after which no further table is started.

@@ -16,7 +16,7 @@ from lookupvit.writing import whole, write_text
 LEGEND = {
     "GMACs": "1e9 multiply-adds of one image (in training, of its forward and backward pass)",
     "ms": "median of one call over the rounds; `min` and `q1-q3` its least and its quartiles",
-    "faster": "median over the rounds of the baseline's time an image over this one's",
+    "faster": "median over the rounds of the baseline's time per image over this one's",
     "fewer ops": "the baseline's multiply-adds over this one's",
     "realised": "`faster` over `fewer ops`: how much of the saved arithmetic is saved time",
     "floor ops": "least ms: multiply-adds at the best matrix rate measured here",
@@ -33,7 +33,7 @@ class Report:
 
     Attributes:
         title: What was compared.
-        rows: One dict a line; columns are the keys in order of first appearance.
+        rows: One dict per line; columns are the keys in order of first appearance.
         settings: How it was measured: device, dtype, threads, versions.
         notes: Sentences to print below, for example what was left out and why.
         groups: Columns that tell the groups apart within which the ratios were taken.
@@ -141,7 +141,7 @@ class Report:
 
 
 def plot(report: Report, path: Path) -> bool:
-    """Bars of the time ratio beside the operation ratio, one panel a group.
+    """Bars of the time ratio beside the operation ratio, one panel per group.
 
     Returns:
         False, with nothing written, where there is no ratio to draw or no matplotlib.

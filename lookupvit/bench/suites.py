@@ -92,7 +92,7 @@ def inference(
         img_sizes: Pixels.
         batches: Images a call.
         sizes: Compressed sizes; those that an image size has no room for are left out, with a note.
-        tome: R of ToMe.
+        tome: Numbers r of merged pairs.
         rounds: At least 7 for figures that are to be quoted.
         **kwargs: Of `image_cases`.
 
@@ -146,7 +146,7 @@ def train(
         **kwargs: Of `image_cases`.
 
     Returns:
-        The table; its GMACs are those of forward and backward pass, an image.
+        The table; its GMACs are those of forward and backward pass, per image.
     """
     if optimizer not in ("adamw", "none"):
         raise ValueError(f"optimizer={optimizer!r} is not known: choose adamw or none")

@@ -24,7 +24,7 @@ class Timing:
     """What one callable took.
 
     Attributes:
-        seconds: Of one call, one entry a round.
+        seconds: Of one call, one entry per round.
         ratios: Baseline's time an item over this one's, pairwise by round: above 1 is faster than the baseline.
         items: Items (images) of one call.
     """

@@ -88,7 +88,7 @@ class ToMe(nn.Module):
         if vit.num_prefix_tokens or vit.global_pool != "avg":
             raise ValueError("ToMe here wants a ViT without class token and with global_pool='avg'")
         if r < 0:
-            raise ValueError(f"ToMe merges r >= 0 pairs of tokens a block, got r={r}")
+            raise ValueError(f"ToMe merges r >= 0 pairs of tokens per block, got r={r}")
         self.vit, self.r = vit, r
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from lookupvit.grid import size_name
 
 
 class PredictionWriter(TwoFilesWriter):
-    """Writes `predictions.jsonl` and `predictions.csv`, a line a file in the order of the data, as they come.
+    """Writes `predictions.jsonl` and `predictions.csv`, a line per file in the order of the data, as they come.
 
     A line of JSON is `{"file": str, "predictions": [{"class": str, "index": int, "probability": float}, ...]}`, most
     likely class first; the CSV has the columns `file, class_1, probability_1, class_2, ..., error`. Of a cascade both

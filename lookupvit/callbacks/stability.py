@@ -14,7 +14,7 @@ _IMAGES = 2  # of a batch; enough for a curve
 
 
 class StabilityMonitor(Callback):
-    """Writes, every `every_n_steps` optimiser steps, three numbers a layer to the logger.
+    """Writes, every `every_n_steps` optimiser steps, three numbers per layer to the logger.
 
     * `stability/grad_norm/LAYER`: norm of the gradient, before clipping;
     * `stability/entropy/LAYER`: mean entropy of the gather attention, over its largest value: 0 looks at one lookup

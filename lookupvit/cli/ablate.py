@@ -74,7 +74,7 @@ def ablate(argv: list[str]) -> None:
 
 
 def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row a configuration out of its runs: mean and standard deviation, and of the differences from the first's.
+    """A row per configuration out of its runs: mean and standard deviation, and of the differences from the first's.
 
     Args:
         found: Runs by configuration, the baseline first, in the same order of seeds each.

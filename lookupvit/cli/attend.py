@@ -22,7 +22,7 @@ from lookupvit.writing import check_writable, write_text
 
 _EPILOG = """\
 Writes gather_NAME.png (what each compressed token reads), rollout.png (which patches the heads' tokens came from; of
-clips also rollout_NAME.gif), spread.png and attend.json (entropy and diversity a block). --data.* options change the
+clips also rollout_NAME.gif), spread.png and attend.json (entropy and diversity per block). --data.* options change the
 data that the checkpoint was trained on.
 """
 
@@ -129,7 +129,7 @@ def _curves(label: str, attention: Attention) -> dict[str, list[tuple[float, flo
 
 
 def _by_input(maps: Tensor, inputs: int, clips: bool) -> list[Tensor]:
-    """A map an input: `(h, w)` of an image, `(t, h, w)` of a clip, whose time indices a factorised model separates."""
+    """A map per input: `(h, w)` of an image, `(t, h, w)` of a clip, whose time indices a factorised model separates."""
     if clips and maps.ndim == 3:
         maps = maps.unflatten(0, (inputs, -1))  # (B t, h, w) -> (B, t, h, w)
     return list(maps)
@@ -138,7 +138,7 @@ def _by_input(maps: Tensor, inputs: int, clips: bool) -> list[Tensor]:
 def _gather_pictures(
     attention: Attention, pictures: Tensor, files: Sequence[str], args: argparse.Namespace, label: str, folder: Path
 ) -> list[Path]:
-    """One picture an image: the maps of every compressed token, at one block."""
+    """One picture per image: the maps of every compressed token, at one block."""
     if len(attention.grid_size) != 2 or pictures.ndim != 4:
         return []  # a clip's tokens look at several frames each: the roll-out shows those
     depth, heads = len(attention.blocks), attention.blocks[0].gather.shape[1]

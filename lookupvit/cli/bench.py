@@ -25,14 +25,14 @@ def parser() -> argparse.ArgumentParser:
 
     one = suites.add_parser("inference", help="throughput and latency against ViT, ToMe and LookViT")
     _model_options(one)
-    one.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="images a call")
+    one.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="images per call")
     one.add_argument("--img_size", type=int, nargs="+", default=[224], help="pixels, multiples of 16")
     one.add_argument("--compressed_head", action="store_true", help="LookupViT also with its compressed head alone")
     _common_options(one)
 
     one = suites.add_parser("train", help="the training step: time, saved activations, peak memory")
     _model_options(one, tome=())
-    one.add_argument("--batch", type=int, default=8, help="images a step")
+    one.add_argument("--batch", type=int, default=8, help="images per step")
     one.add_argument("--img_size", type=int, default=224, help="pixels")
     one.add_argument("--optimizer", choices=("adamw", "none"), default="adamw", help="none: forward and backward alone")
     _common_options(one)

@@ -36,7 +36,7 @@ def compare(argv: list[str]) -> None:
         description="Train and test several configurations side by side; writes compare.json and compare.png.",
         epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
     )
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one a model")
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one per model")
     text = "folder of the runs and of the comparison; by default the configurations' own, outputs"
     parser.add_output_dir(text=text)
     parser.add_argument("--title", default="compare", help="name of the JSON and PNG written into the output folder")

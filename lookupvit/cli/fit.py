@@ -24,7 +24,8 @@ from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import contents_of
 from lookupvit.cli.common import links, monitor, run_folder, stored
 from lookupvit.cli.common.callbacks import all_callbacks, with_atomic_writes
-from lookupvit.cli.common.errors import explain, raise_cause
+from lookupvit.cli.common.errors import raise_cause
+from lookupvit.cli.common.explain import explain
 from lookupvit.cli.common.includes import expand_includes, expand_short, join_numbers, option_of
 from lookupvit.tasks.base import Task
 
@@ -251,7 +252,7 @@ class LookupViTCLI(LightningCLI):
             raise ValueError(stored.explain_mismatch(str(error), path)) from error
         finally:
             if self._lock is not None:
-                self._lock.release()
+                run_folder.release(self._lock)
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:

@@ -31,7 +31,11 @@ def train_tokenizer_command(argv: list[str]) -> None:
         help=f"its layout ({', '.join(LAYOUTS)}) or a .json file",
     )
     parser.add_argument(
-        "--captions", nargs="+", default=[], metavar="FILE", help="COCO or Karpathy JSON, or text with a caption a line"
+        "--captions",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="COCO or Karpathy JSON, or text with a caption per line",
     )
     parser.add_argument("--vocab_size", type=int, default=32000, help="tokens at most (32000)")
     parser.add_argument("--model_type", choices=MODEL_TYPES, default="unigram", help="kind of model (unigram)")

@@ -75,7 +75,7 @@ def calibrate_cascade(
         temperature: Whether to divide each size's logits by the temperature that fits these data best.
         average: Whether a stage answers with the mean of the logits so far.
         max_stages: Sizes of a cascade at most.
-        grid: Thresholds G to try a stage.
+        grid: Thresholds G to try per stage.
 
     Returns:
         The cascade; it may consist of one size.

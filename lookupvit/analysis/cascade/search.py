@@ -1,7 +1,7 @@
 """Every cascade that validation data offer, with its accuracy and its cost.
 
 Every chain of sizes, from one size alone to `max_stages` of them, is tried with every combination of thresholds on a
-grid of quantiles. How many images a stage hands on, and what they gain there, are sums over the images below each
+grid of quantiles. How many images each stage hands on, and what they gain there, are sums over the images below each
 threshold: cumulative histograms over the stages' confidences, so all combinations of a chain cost one pass over the
 images.
 
@@ -104,7 +104,7 @@ class Candidates:
 
         if (found := self._best(best)) is None:
             least = min(table.cost.min().item() for table in self.tables)
-            raise ValueError(f"no cascade costs {target:.4g} or less: the cheapest costs {least:.4g} an image")
+            raise ValueError(f"no cascade costs {target:.4g} or less: the cheapest costs {least:.4g} per image")
         return found
 
     def with_accuracy(self, target: float) -> Cascade:

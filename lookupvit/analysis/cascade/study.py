@@ -39,7 +39,7 @@ class CascadeStudy:
     model: str = ""
 
     def as_dict(self) -> dict:
-        """Plain data; costs in multiply-adds an image, accuracies in percent."""
+        """Plain data; costs in multiply-adds per image, accuracies in percent."""
         return {
             "model": self.label,
             "img_size": list(self.img_size),

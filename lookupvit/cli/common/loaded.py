@@ -17,7 +17,8 @@ from lookupvit.analysis.sweep import Size, Subject
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, contents_of, is_exported
 from lookupvit.cli.common import stored
-from lookupvit.cli.common.errors import explain, raise_cause
+from lookupvit.cli.common.errors import raise_cause
+from lookupvit.cli.common.explain import explain
 from lookupvit.grid import check_compressed_size, grid_of
 from lookupvit.tasks.belonging import say_untrained
 

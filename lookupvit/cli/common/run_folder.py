@@ -90,6 +90,12 @@ def lock(folder: Path) -> FileLock | None:
     return held
 
 
+def release(held: FileLock) -> None:
+    """Gives a lock back and removes its file, which filelock leaves behind from version 4 on."""
+    Path(held.lock_file).unlink(missing_ok=True)
+    held.release()
+
+
 def keep_checkpoints_in(run: Path, callbacks: list[Any]) -> None:
     """Sends the checkpoints that have no folder of their own to the run's, whatever the logger."""
     for callback in callbacks:

@@ -22,7 +22,7 @@ _LOG_WIDTH = 120  # a log file has no width of its own and must not lose columns
 
 
 def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
-    """One model for all sizes against one a size, at each size, where both were trained.
+    """One model for all sizes against one per size, at each size, where both were trained.
 
     Args:
         found: The sweep.
@@ -90,7 +90,7 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
             writer.add_hparams(hparams, figures, run_name=f"{name}/{hparams['compressed_size']}", global_step=tokens)
         scalars.setdefault(name, []).extend((key, value, tokens) for key, value in figures.items())
     for name, points in scalars.items():
-        with SummaryWriter(str(folder / name)) as writer:  # one file a curve: files of one second have no order
+        with SummaryWriter(str(folder / name)) as writer:  # one file per curve: files of one second have no order
             for point in points:
                 writer.add_scalar(*point)
     if contrasts:
@@ -103,10 +103,10 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
 def write_pictures(found: Found, runs: dict, document: dict, stem: Path) -> list[Path]:
     """Accuracy against multiply-adds, against time, and the cascades; a PNG and an SVG each."""
     unit, name = macs_unit([row["macs"] for row in found.rows])
-    axis = f"multiply-adds an image ({name})"
+    axis = f"multiply-adds per image ({name})"
     paths = plot_accuracy(series_of(found.rows, runs, "macs", unit), stem.with_name(f"{stem.name}_macs"), axis)
     batch = document["settings"]["timed_batch"]
-    where = f"time an image (ms, in batches of {batch})"
+    where = f"time per image (ms, in batches of {batch})"
     paths += plot_accuracy(series_of(found.rows, runs, "image_ms", 1), stem.with_name(f"{stem.name}_time"), where)
     if found.studies:
         series = [one for study in found.studies for one in study.series(unit)]
@@ -115,7 +115,7 @@ def write_pictures(found: Found, runs: dict, document: dict, stem: Path) -> list
 
 
 def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Series]:
-    """One series a model and image size; runs that differ by seed are one, with their standard deviation.
+    """One series per model and image size; runs that differ by seed are one, with their standard deviation.
 
     Args:
         rows: Of the sweep.
@@ -130,7 +130,7 @@ def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Seri
         size = size_name(row["compressed_size"]) if row["compressed_size"] else ""
         if run is not None and run.size is not None and row["compressed_size"] != list(run.size):
             continue
-        label = row["model"] if run is None else "one model, all sizes" if run.size is None else "one model a size"
+        label = row["model"] if run is None else "one model, all sizes" if run.size is None else "one model per size"
         px = pixels_name(row["img_size"])
         name = size if len(pixels) == 1 else f"{size}@{px}" if size else f"{px} px"
         groups.setdefault((label, tuple(row["img_size"])), {}).setdefault(name, []).append(row)

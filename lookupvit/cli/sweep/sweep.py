@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which images are scored")
     parser.add_argument("--limit", type=as_count, metavar="N", help="score N images, spread evenly over the split")
     parser.add_argument("--head", choices=("both", "compressed", "lookup"), help="the checkpoint's own by default")
-    parser.add_argument("--batch", type=as_count, default=64, help="images a call when throughput is timed")
+    parser.add_argument("--batch", type=as_count, default=64, help="images per call when throughput is timed")
     parser.add_argument("--rounds", type=as_count, default=MIN_ROUNDS, help="rounds of timing; 1 for a quick look")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda by default where there is one")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names of the checkpoints in tables and pictures")
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--title", default="sweep", help="name of the files in it")
     training = parser.add_argument_group("training first")
     training.add_argument("--config", metavar="FILE", help="train from this configuration, then sweep what came out")
-    training.add_argument("--single", action="store_true", help="one model a size (the default)")
+    training.add_argument("--single", action="store_true", help="one model per size (the default)")
     training.add_argument("--multi", action="store_true", help="one model for all sizes")
     training.add_argument("--seeds", nargs="+", type=int, default=None, metavar="N", help="one training each; 0")
     return parser

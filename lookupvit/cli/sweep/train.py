@@ -1,4 +1,4 @@
-"""The trainings of `lookupvit sweep --config`: one model a size, one for all sizes, each seed; resumable."""
+"""The trainings of `lookupvit sweep --config`: one model per size, one for all sizes, each seed; resumable."""
 
 import json
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def plan(sizes: list[Size], ways: list[str], seeds: list[int]) -> list[Run]:
 
     Args:
         sizes: Compressed sizes.
-        ways: "single" (one model a size), "multi" (one for all sizes), or both.
+        ways: "single" (one model per size), "multi" (one for all sizes), or both.
         seeds: Each is one training of every kind.
     """
     return [Run(size, seed) for seed in seeds for way in ways for size in (sizes if way == "single" else [None])]
