@@ -53,7 +53,7 @@ def sweep(argv: list[str]) -> None:
         labels = labels_of(paths)
     check_writable(folder)
     if args.config:
-        from lookupvit.cli.sweep.train import plan, train
+        from lookupvit.cli.sweep.train import described, plan, train
 
         ways = [way for way in ("single", "multi") if getattr(args, way)] or ["single"]
         runs = {run.name: run for run in plan(args.sizes, ways, args.seeds)}
@@ -61,7 +61,7 @@ def sweep(argv: list[str]) -> None:
             raise ValueError(f"a checkpoint and a run are both named {clash.pop()}: give other --labels")
         trained = train(args.config, list(runs.values()), args.sizes, folder, passed, console)
         labels = [*runs, *labels]
-        paths = [*(one.checkpoint for one in trained), *paths]
+        paths = [*(training.checkpoint for training in trained), *paths]
         console.rule("[bold]sweep")
     loaded = [load(path, label, args.sizes, args.head, device) for path, label in zip(paths, labels, strict=True)]
     found = score(
@@ -83,7 +83,7 @@ def sweep(argv: list[str]) -> None:
         "settings": {"split": args.split, "limit": args.limit, "images": found.images, "timed_batch": args.batch},
     }
     if trained:
-        document["trainings"] = [one.as_dict() for one in trained]
+        document["trainings"] = [described(run, training) for run, training in zip(runs.values(), trained, strict=True)]
     _write(found, runs, document, folder / args.title, console)
 
 
