@@ -66,13 +66,13 @@ def steps(folder: Path, name: str) -> int:
 
 
 def await_training(process: subprocess.Popen, log: Path, panels: int) -> None:
-    """Waits until the run has printed its summary, the log's ``panels``-th, or has ended."""
+    """Waits until the run has printed its summary, the log's `panels`-th, or has ended."""
     while process.poll() is None and log.read_bytes().count(b"output folder") < panels:
         time.sleep(0.02)
 
 
 def interrupted(folder: Path, argv: list[str], name: str, kills: int, number: int, training: float) -> tuple[int, int]:
-    """Runs to the end under ``kills`` signals at random moments; how many met the run alive, and how many hung."""
+    """Runs to the end under `kills` signals at random moments; how many met the run alive, and how many hung."""
     log, chance, done, hung, before = folder / f"{name}.log", random.Random(0), 0, 0, 0
     process = start(argv, log)
     while True:

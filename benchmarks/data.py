@@ -1,4 +1,4 @@
-"""Suite (d): images a second on one core, from JPEG files to normalised batches, beside torchvision's ImageFolder.
+"""Suite (d): images per second on one core, from JPEG files to normalised batches, beside torchvision's ImageFolder.
 
 Examples: `python benchmarks/data.py --root /data/cifar10 --img_size 32 --crop_padding 4`, and
 `python benchmarks/data.py --render 500` for JPEGs of 500 x 500 px made by the demo's renderer.
@@ -92,17 +92,17 @@ def measure(
     """Times the competitors on one core.
 
     Args:
-        root: holds train/CLASS/*.jpg.
-        img_size: pixels of the batch.
-        batch_size: images a batch.
-        batches: batches a sample; what the folder holds, if it holds fewer.
-        rounds: samples of each.
-        crop_padding: pad and crop in place of the random resized crop, for small images.
-        consumes: images a second that the accelerator takes; adds the share of time that it waits.
-        workers: loading processes that feed it.
+        root: Holds train/CLASS/*.jpg.
+        img_size: Pixels of the batch.
+        batch_size: Images a batch.
+        batches: Batches a sample; what the folder holds, if it holds fewer.
+        rounds: Samples of each.
+        crop_padding: Pad and crop in place of the random resized crop, for small images.
+        consumes: Images a second that the accelerator takes; adds the share of time that it waits.
+        workers: Loading processes that feed it.
 
     Returns:
-        the table, with a group for training and one for evaluation.
+        The table, with a group for training and one for evaluation.
     """
     torch.set_num_threads(1)
     data = ImageFolderDataModule(
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--img_size", type=int, default=224)
     parser.add_argument("--crop_padding", type=int, help="pad by so many pixels and crop, as for CIFAR-10")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--batches", type=int, default=2, help="batches a sample")
+    parser.add_argument("--batches", type=int, default=2, help="batches per sample")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--consumes", type=float, help="images/s that the accelerator takes, to see how long it waits")
     parser.add_argument("--workers", type=int, default=1, help="loading processes that feed it")

@@ -66,7 +66,7 @@ def cells(strategies: list[str], quick: bool, groups: list[str]) -> list[dict]:
 
 
 def name_of(cell: dict) -> str:
-    """Such as ``fsdp2, compiled``, ``ddp -> fsdp`` or ``video, bf16-mixed``."""
+    """Such as `fsdp2, compiled`, `ddp -> fsdp` or `video, bf16-mixed`."""
     if cell["resume"]:
         return f"{cell['resume']} -> {cell['strategy']}"
     compiled = ", compiled" if cell["compile"] else ""

@@ -18,7 +18,7 @@ STEPS, WARM, REPLAYS = 12, 4, 5
 
 
 class OneBatch(Dataset):
-    """The same batch ``STEPS`` times."""
+    """The same batch `STEPS` times."""
 
     def __init__(self, batch: tuple[torch.Tensor, ...]) -> None:
         self.batch = batch

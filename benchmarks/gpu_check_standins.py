@@ -161,7 +161,7 @@ class Lora(nn.Module):
         return self.base_layer.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(..., in_features)`` to ``(..., out_features)``."""
+        """`(..., in_features)` to `(..., out_features)`."""
         return self.base_layer(x) + nn.functional.linear(nn.functional.linear(x, self.lora_a), self.lora_b)
 
 

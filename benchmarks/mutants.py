@@ -32,12 +32,14 @@ from mutants_try import attempt, forked, reach, tests_of
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutants_results.json", ROOT / "benchmarks" / "mutants_equivalent.json"
 MAP = ROOT / "outputs" / "mutants"
-SOURCES = ["lookupvit/model", "lookupvit/tasks", "lookupvit/metrics", "lookupvit/analysis/cost.py", "datamodules"]
-# of the data: transforms, samplers and loaders; not the readers of layouts and the drawn demo sets
+# Of the data: transforms, samplers and loaders; not the readers of layouts and the drawn demo sets.
 LOADERS = (
-    "transforms", "rand_augment", "video_transforms", "image_datamodule", "resumable", "shards", "webdataset",
-    "shard_plan", "test_sets", "caption_dataset", "video_datamodule", "video_dataset", "video_sampling", "workers",
-)  # fmt: skip
+    "images/transforms images/rand_augment images/datamodule loading/resumable loading/workers shards/shards "
+    "shards/datamodule shards/plan robustness/sets captions/dataset video/datamodule video/dataset video/sampling "
+    "video/transforms"
+)
+SOURCES = ["lookupvit/model", "lookupvit/tasks", "lookupvit/metrics", "lookupvit/analysis/cost.py"]
+SOURCES += [f"datamodules/{name}.py" for name in LOADERS.split()]
 TESTS = ["tests/model", "tests/tasks", "tests/metrics", "tests/datamodules", "tests/analysis"]
 COPIED = ["lookupvit", "datamodules", "tests", "benchmarks", "configs", "docs", "pyproject.toml", "README.md"]
 # Imported once, before the forks. Nothing of this project.
@@ -133,7 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {"results": {}}
     paths = [p for s in SOURCES for p in ([ROOT / s] if s.endswith(".py") else sorted((ROOT / s).rglob("*.py")))]
-    sources = [str(p.relative_to(ROOT)) for p in paths if p.parts[-2] != "datamodules" or p.stem in LOADERS]
+    sources = [str(path.relative_to(ROOT)) for path in paths]
     if args.show:
         drawn = list(kept["results"])
     else:

@@ -3,7 +3,7 @@
 docs/results/NAME.json is what `lookupvit compare`'s runs, `sweep` or `ablate` left behind. Each gives the tables
 
     compare   NAME
-    sweep     NAME (one model for all sizes against one model a size) and NAME_everywhere (each model at every size)
+    sweep     NAME (one model for all sizes against one model per size) and NAME_everywhere (each model at every size)
     ablate    NAME
     other     NAME, of a benchmark: what `lookupvit.bench.report.Report` saved, with its command added
 
@@ -34,7 +34,7 @@ def tables(folder: Path) -> dict[str, str]:
     """Markdown of every table by name.
 
     Raises:
-        ValueError: for a file that is no kept log, in one line.
+        ValueError: For a file that is no kept log, in one line.
     """
     found = {}
     for file in sorted(folder.glob("*.json")):
@@ -63,7 +63,7 @@ def filled(text: str, made: dict[str, str]) -> str:
     """The document with its tables replaced.
 
     Raises:
-        ValueError: where a table has no log or a log has no place, in one line.
+        ValueError: Where a table has no log or a log has no place, in one line.
     """
     names = [match["name"] for match in BLOCK.finditer(text)]
     if missing := sorted(set(names) - set(made)):

@@ -45,7 +45,7 @@ class PlainData(DemoDataModule):
 
 
 class Clock(Callback):
-    """Seconds from the end of a batch to the end of the next one of the same epoch, after the first ``skip``."""
+    """Seconds from the end of a batch to the end of the next one of the same epoch, after the first `skip`."""
 
     def __init__(self, skip: int) -> None:
         self.skip, self.seconds, self._last = skip, [], 0.0

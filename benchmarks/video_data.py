@@ -181,7 +181,7 @@ def plain_pyav(files: list[str], args: argparse.Namespace) -> Reader:
 
 
 def plain_torchcodec(files: list[str], args: argparse.Namespace) -> Reader:
-    """TorchCodec in its exact mode, a decoder a clip."""
+    """TorchCodec in its exact mode, a decoder per clip."""
     from torchcodec.decoders import VideoDecoder
 
     def read(number: int) -> Tensor:

@@ -79,7 +79,7 @@ def test(name: str, folder: Path, core: bool, workers: int) -> tuple[dict[str, o
 
 
 def freeze(name: str, python: Path) -> Path:
-    """Writes the exact versions of an environment, for ``pip install -c``."""
+    """Writes the exact versions of an environment, for `pip install -c`."""
     command = [python, "-m", "pip", "freeze", "--exclude-editable"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     # an address names one machine's files or registry, and a local version one registry's build

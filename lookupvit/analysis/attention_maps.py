@@ -23,9 +23,9 @@ class BlockAttention:
     """The attention matrices of one block; the rows of each sum to one.
 
     Attributes:
-        refine: among the tokens that attend to themselves: `(B, H, M, M)`; of a ViT `(B, H, N, N)`.
-        gather: from lookup to compressed tokens, `(B, H, M, N)`; None for a ViT.
-        infuse: how much of its update each lookup token takes from each compressed token, `(B, H, N, M)`: the
+        refine: Among the tokens that attend to themselves: `(B, H, M, M)`; of a ViT `(B, H, N, N)`.
+        gather: From lookup to compressed tokens, `(B, H, M, N)`; None for a ViT.
+        infuse: How much of its update each lookup token takes from each compressed token, `(B, H, N, M)`: the
             transposed attention, scaled to rows that sum to one; None for a ViT, and in a block without a way back.
     """
 
@@ -39,9 +39,9 @@ class Attention:
     """Attention of a forward pass.
 
     Attributes:
-        blocks: one entry a block.
-        grid_size: grid of the lookup tokens; of a ViT, of all its tokens.
-        compressed_size: grid of the compressed tokens; None for a ViT.
+        blocks: One entry per block.
+        grid_size: Grid of the lookup tokens; of a ViT, of all its tokens.
+        compressed_size: Grid of the compressed tokens; None for a ViT.
         resize: `(M, N)`, what made the first compressed tokens from the lookup tokens; None for a ViT.
     """
 
@@ -56,12 +56,12 @@ def attention_of(model: nn.Module, x: Tensor, compressed_size: int | tuple[int, 
     """Runs a model and keeps its attention, computed plainly from what went into each block.
 
     Args:
-        model: a `LookupViT`, `LookupViViT`, `ViT` or `ViViT`, in evaluation mode.
+        model: A `LookupViT`, `LookupViViT`, `ViT` or `ViViT`, in evaluation mode.
         x: `(B, C, Y, X)`, or clips `(B, C, T, Y, X)`, normalised.
-        compressed_size: compressed grid of this call; the model's own by default.
+        compressed_size: Compressed grid of this call; the model's own by default.
 
     Raises:
-        ValueError: for a size that does not fit, or a model without blocks that are known here.
+        ValueError: For a size that does not fit, or a model without blocks that are known here.
     """
     crossing = [block for block in model.modules() if isinstance(block, LookupViTBlock)]
     if crossing:
@@ -91,7 +91,7 @@ def spread(attention: Tensor) -> tuple[Tensor, Tensor]:
         attention: `(B, H, M, N)`, rows summing to one.
 
     Returns:
-        two tensors `(H,)`, each in [0, 1], means over the batch. The *entropy* of the rows over `log N`: 0 is one
+        Two tensors `(H,)`, each in [0, 1], means over the batch. The *entropy* of the rows over `log N`: 0 is one
         place, 1 is everywhere alike. The *diversity* of the M rows: their Jensen-Shannon divergence (entropy of the
         mean row minus mean entropy of the rows) over `log min(M, N)`: 0 where all look at the same places, 1 where no
         two share a place. It is 0 for a single row.
@@ -111,14 +111,14 @@ def rollout(attention: Attention, head: str = "compressed") -> Tensor:
     back; MLPs mix nothing. It is a picture of the wiring, not of what the classifier used.
 
     Args:
-        attention: from `attention_of`.
+        attention: From `attention_of`.
         head: "compressed" or "lookup", the tokens that are averaged in the end; a ViT has "lookup" alone.
 
     Returns:
         `(B, N)`, rows summing to one.
 
     Raises:
-        ValueError: for a head that the model does not have.
+        ValueError: For a head that the model does not have.
     """
     if head not in (("lookup",) if attention.resize is None else ("compressed", "lookup")):
         raise ValueError(f"roll-out of head {head!r}: this model has none; a ViT has 'lookup', a LookupViT both")

@@ -32,8 +32,8 @@ def overlay(
     Args:
         image: `(3, Y, X)` in [0, 1].
         weights: `(h, w)`, not negative; None draws the image alone.
-        largest: the weight that gets the strongest colour; the largest of `weights` by default.
-        smallest: the weight up to which there is no colour.
+        largest: The weight that gets the strongest colour; the largest of `weights` by default.
+        smallest: The weight up to which there is no colour.
 
     Returns:
         `(Y', X', 3)` in [0, 1], Y' and X' whole multiples of Y and X.
@@ -62,9 +62,9 @@ def plot_gather(image: Tensor, maps: Tensor, size: tuple[int, int], title: str, 
     Args:
         image: `(3, Y, X)` in [0, 1].
         maps: `(M, h, w)`.
-        size: compressed grid (h', w'), M = h' w'.
-        title: line above.
-        path: picture to write.
+        size: Compressed grid (h', w'), M = h' w'.
+        title: Line above.
+        path: Picture to write.
     """
     rows, columns = size
     maps = maps.float() * maps[0].numel()  # in multiples of even attention
@@ -91,7 +91,7 @@ def plot_rollout(images: list[Tensor], columns: dict[str, list[Tensor]], path: s
     Args:
         images: `(3, Y, X)` in [0, 1] each.
         columns: `(h, w)` an image, by the title of the column.
-        path: picture to write.
+        path: Picture to write.
     """
     with matplotlib.rc_context(_FONT):
         wide = 1 + len(columns)
@@ -112,7 +112,7 @@ def plot_spread(curves: dict[str, list[tuple[float, float]]], path: str | Path) 
 
     Args:
         curves: (entropy, diversity) of each layer, by label.
-        path: picture to write.
+        path: Picture to write.
     """
     with matplotlib.rc_context(_FONT):
         figure = Figure(figsize=(6.5, 2.4), layout="constrained")
@@ -139,7 +139,7 @@ def animate(clip: Tensor, maps: Tensor, path: str | Path, fps: int = 8) -> Path:
         clip: `(3, T, Y, X)` in [0, 1].
         maps: `(t, h, w)`, relative to the largest weight of all frames.
         path: GIF to write.
-        fps: frames a second.
+        fps: Frames a second.
     """
     size = (clip.shape[1], *maps.shape[1:])
     by_frame = F.interpolate(maps.float()[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]

@@ -19,11 +19,11 @@ class BudgetFit(NamedTuple):
     """What a budget pays for.
 
     Attributes:
-        size: the largest compressed size within it.
-        macs: multiply-adds of an image at that size.
-        ms: median milliseconds of a call at that size, where the budget was one of time.
-        next_size: the next larger candidate; None where all fit.
-        next_cost: what that costs, in the budget's unit (GMACs or milliseconds).
+        size: The largest compressed size within it.
+        macs: Multiply-adds of an image at that size.
+        ms: Median milliseconds of a call at that size, where the budget was one of time.
+        next_size: The next larger candidate; None where all fit.
+        next_cost: What that costs, in the budget's unit (GMACs or milliseconds).
     """
 
     size: Size
@@ -59,21 +59,21 @@ def fit_budget(
     """The largest compressed size that fits in a budget, and what it and the next one cost.
 
     Args:
-        model: the model; for a budget of time it runs where its parameters are, in their type.
-        gmacs: budget in 1e9 multiply-adds an image, counted along the path that the model takes.
-        ms: budget in milliseconds a call, measured here and now; give one of the two.
-        img_size: pixels; the model's own by default.
-        candidates: compressed sizes to choose from; `default_candidates` of the lookup grid by default.
-        batch: images of a call, for a budget of time.
-        head: head that is read; the model's own by default.
-        kind: what the candidates are, for the message.
+        model: The model; for a budget of time it runs where its parameters are, in their type.
+        gmacs: Budget in 1e9 multiply-adds per image, counted along the path that the model takes.
+        ms: Budget in milliseconds per call, measured here and now; give one of the two.
+        img_size: Pixels; the model's own by default.
+        candidates: Compressed sizes to choose from; `default_candidates` of the lookup grid by default.
+        batch: Images of a call, for a budget of time.
+        head: Head that is read; the model's own by default.
+        kind: What the candidates are, for the message.
 
     Returns:
-        the candidate of the most tokens within the budget. Times are searched by bisection, taking them to grow with
+        The candidate of the most tokens within the budget. Times are searched by bisection, taking them to grow with
         the multiply-adds; they vary from run to run.
 
     Raises:
-        ValueError: for a budget below what the smallest candidate costs, which the message states, a candidate that
+        ValueError: For a budget below what the smallest candidate costs, which the message states, a candidate that
             does not fit the lookup grid, or a model without compressed tokens.
     """
     if (gmacs is None) == (ms is None):
@@ -125,11 +125,11 @@ def call_ms(
 
     Args:
         model: `LookupViT` or, with `size` None, `ViT`; runs where its parameters are, in their type.
-        size: compressed size.
-        img_size: pixels (height, width).
-        batch: images of a call.
-        head: head that is read.
-        rounds: calls that are timed.
+        size: Compressed size.
+        img_size: Pixels (height, width).
+        batch: Images of a call.
+        head: Head that is read.
+        rounds: Calls that are timed.
     """
     where = next(model.parameters())
     images = torch.randn(batch, 3, *img_size, device=where.device, dtype=where.dtype)

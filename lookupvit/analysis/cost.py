@@ -33,12 +33,12 @@ def count_macs(
 
     Args:
         model: `LookupViT` or `ViT`; the path that it would take is the one that is counted.
-        img_size: pixels, int or (height, width); the model's own by default.
-        compressed_size: compressed grid; the model's own by default.
+        img_size: Pixels, int or (height, width); the model's own by default.
+        compressed_size: Compressed grid; the model's own by default.
         head: "compressed" to count that head alone.
 
     Returns:
-        multiply-adds.
+        Multiply-adds.
     """
     twin = deepcopy(model).to("meta").eval()
     size = to_2tuple(model.img_size if img_size is None else img_size)
@@ -69,18 +69,18 @@ def lookupvit_block_macs(
     As the paper writes it (`path="plain"`) the terms add up to `(3 N M + 2 M^2) D + (4 N + 15 M) D^2`.
 
     Args:
-        n: lookup tokens N.
-        m: compressed tokens M.
+        n: Lookup tokens N.
+        m: Compressed tokens M.
         dim: D.
         num_heads: H.
         path: "plain", "absorbed", "tiled" or "auto".
-        mlp_ratio: p.
+        mlp_ratio: P.
         lookup_mlp_ratio: 1 / q.
-        cross_norm: see `CrossAttention`.
-        reuse: see `CrossAttention`.
+        cross_norm: See `CrossAttention`.
+        reuse: See `CrossAttention`.
 
     Returns:
-        multiply-adds of "gather", "refine", "infuse" and "lookup_mlp".
+        Multiply-adds of "gather", "refine", "infuse" and "lookup_mlp".
     """
     paths = choose_paths(n, m, dim, num_heads, path, cross_norm, reuse)
     again = n * m * dim if paths.tiled else 0  # scores that were not stored
@@ -127,14 +127,14 @@ def model_macs(
     """Multiply-adds of a `LookupViT` in closed form, by term, over all blocks.
 
     Args:
-        model: the model.
-        img_size: pixels; the model's own by default.
-        compressed_size: compressed grid; the model's own by default.
-        path: the path to count; the model's own by default.
+        model: The model.
+        img_size: Pixels; the model's own by default.
+        compressed_size: Compressed grid; the model's own by default.
+        path: The path to count; the model's own by default.
         head: "compressed" or "lookup" to count that head alone; the model's own by default.
 
     Returns:
-        multiply-adds of "embedding" (with the resize to compressed tokens), the four block terms, and "heads".
+        Multiply-adds of "embedding" (with the resize to compressed tokens), the four block terms, and "heads".
     """
     size = to_2tuple(model.img_size if img_size is None else img_size)
     grid = grid_of(size, model.patch_size)

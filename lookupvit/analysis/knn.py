@@ -21,14 +21,14 @@ def pooled_features(
     Args:
         model: `LookupViT` or `ViT`, in evaluation mode.
         batches: `(images (B, 3, Y, X), targets (B,))`.
-        compressed_size: compressed grid; the model's own by default.
+        compressed_size: Compressed grid; the model's own by default.
         tokens: "compressed" or "lookup"; a ViT has the latter only, and they are taken.
 
     Returns:
-        features `(n, D)` of length 1, targets `(n,)`; on the CPU.
+        Features `(n, D)` of length 1, targets `(n,)`; on the CPU.
 
     Raises:
-        ValueError: for tokens that the model does not normalise.
+        ValueError: For tokens that the model does not normalise.
     """
     device = next(model.parameters()).device
     if model.compressed_size is None:
@@ -55,17 +55,17 @@ def knn_accuracy(
     """Accuracy of a vote among the nearest images of the bank, each weighing exp(cosine / temperature) (as DINO does).
 
     Args:
-        bank: features `(m, D)` of length 1, classes `(m,)`.
-        queries: features `(n, D)` of length 1, classes `(n,)`.
-        ks: numbers of neighbours.
-        temperature: small: the nearest decide; large: each counts the same.
-        chunk: queries compared at a time.
+        bank: Features `(m, D)` of length 1, classes `(m,)`.
+        queries: Features `(n, D)` of length 1, classes `(n,)`.
+        ks: Numbers of neighbours.
+        temperature: Small: the nearest decide; large: each counts the same.
+        chunk: Queries compared at a time.
 
     Returns:
-        accuracy in 0..1 by k.
+        Accuracy in 0..1 by k.
 
     Raises:
-        ValueError: for a k of less than 1 or more than the bank, or a temperature that is not positive.
+        ValueError: For a k of less than 1 or more than the bank, or a temperature that is not positive.
     """
     (features, classes), (asked, truth) = bank, queries
     for k in ks:

@@ -10,21 +10,21 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     Of points that agree in both, all stay or none.
 
     Args:
-        costs: less is better (multiply-adds, milliseconds).
-        values: more is better (accuracy).
+        costs: Less is better (multiply-adds, milliseconds).
+        values: More is better (accuracy).
 
     Returns:
-        their places in `costs`, by rising cost.
+        Their places in `costs`, by rising cost.
 
     Raises:
-        ValueError: if the lengths differ, or a number is not finite.
+        ValueError: If the lengths differ, or a number is not finite.
 
     Example:
         >>> pareto_front([1, 2, 3, 4], [50, 70, 60, 80])
         [0, 1, 3]
     """
     if len(costs) != len(values):
-        raise ValueError(f"{len(costs)} costs do not go with {len(values)} values: give one of each a point")
+        raise ValueError(f"{len(costs)} costs do not go with {len(values)} values: give one of each per point")
     if not all(isfinite(number) for number in (*costs, *values)):
         raise ValueError("a Pareto front needs finite costs and values: leave out the points that were not measured")
     front: list[int] = []

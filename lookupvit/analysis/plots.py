@@ -26,7 +26,7 @@ def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
 
     Args:
         runs: TensorBoard folder of each run, by label.
-        path: picture to write (PNG or SVG).
+        path: Picture to write (PNG or SVG).
 
     Returns:
         `path`.
@@ -54,8 +54,8 @@ def plot_differences(points: dict[str, tuple[float, float | None]], label: str, 
 
     Args:
         points: (difference, deviation or None) by name.
-        label: of the axis.
-        path: picture to write (PNG or SVG).
+        label: Of the axis.
+        path: Picture to write (PNG or SVG).
 
     Returns:
         `path`.

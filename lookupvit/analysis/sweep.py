@@ -19,8 +19,8 @@ class Subject:
 
     Attributes:
         model: `LookupViT` or `ViT`, in evaluation mode.
-        sizes: compressed sizes to run it at; `(None,)` for a model that has none.
-        head: the head whose logits count; None for the mean of all.
+        sizes: Compressed sizes to run it at; `(None,)` for a model that has none.
+        head: The head whose logits count; None for the mean of all.
     """
 
     model: nn.Module
@@ -48,16 +48,16 @@ def collect_logits(
     """Runs every model at every size of its own over the same batches, each decoded once.
 
     Args:
-        subjects: models by label, on `device`.
+        subjects: Models by label, on `device`.
         batches: `(images (B, 3, H, W), targets (B,))`.
-        device: where the models are.
-        advance: told the number of images of each batch that is done.
+        device: Where the models are.
+        advance: Told the number of images of each batch that is done.
 
     Returns:
-        logits `(n, C)`, float32 on the CPU, by label and size, and the targets `(n,)`.
+        Logits `(n, C)`, float32 on the CPU, by label and size, and the targets `(n,)`.
 
     Raises:
-        ValueError: if there are no images.
+        ValueError: If there are no images.
     """
     found = {label: {size: [] for size in subject.sizes} for label, subject in subjects.items()}
     targets = []
@@ -91,14 +91,14 @@ def halves(count: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """One model for all sizes against one model a size, at one size, over the same seeds and images.
+    """One model for all sizes against one model per size, at one size, over the same seeds and images.
 
     Attributes:
-        size: compressed size.
-        seeds: in the order of the accuracies.
-        multi: top-1 in percent of the multi-resolution models, by seed.
-        single: of the models trained at this size alone.
-        image_error: standard error of the mean difference that the choice of test images alone brings, in points
+        size: Compressed size.
+        seeds: In the order of the accuracies.
+        multi: Top-1 in percent of the multi-resolution models, by seed.
+        single: Of the models trained at this size alone.
+        image_error: Standard error of the mean difference that the choice of test images alone brings, in points
             (paired, the models held fixed).
     """
 
@@ -130,12 +130,12 @@ def contrast(size: Size, multi: Mapping[int, Tensor], single: Mapping[int, Tenso
     """Compares the two ways of training at one size, over the seeds that both have.
 
     Args:
-        size: compressed size.
+        size: Compressed size.
         multi: `hits` `(n,)` of the multi-resolution model, by seed.
         single: `hits` `(n,)` of the model trained at this size, by seed, over the same images.
 
     Raises:
-        ValueError: if they have no seed in common.
+        ValueError: If they have no seed in common.
     """
     seeds = tuple(sorted(set(multi) & set(single)))
     if not seeds:
@@ -144,7 +144,7 @@ def contrast(size: Size, multi: Mapping[int, Tensor], single: Mapping[int, Tenso
         name: tuple(100 * runs[seed].double().mean().item() for seed in seeds)
         for name, runs in (("multi", multi), ("single", single))
     }
-    # One number an image, averaged over the seeds: images are the sample here, and the seeds share them.
+    # One number per image, averaged over the seeds: images are the sample here, and the seeds share them.
     by_image = torch.stack([multi[seed].double() - single[seed].double() for seed in seeds]).mean(dim=0)
     error = 100 * (by_image.std() / len(by_image) ** 0.5).item() if len(by_image) > 1 else float("nan")
     return Contrast(size, seeds, percent["multi"], percent["single"], error)

@@ -31,10 +31,10 @@ class Point:
     """One measurement.
 
     Attributes:
-        cost: in the unit of the axis.
-        accuracy: percent.
-        name: text beside it, such as "3x3"; empty for none.
-        error: half-length of its error bar, in points.
+        cost: In the unit of the axis.
+        accuracy: Percent.
+        name: Text beside it, such as "3x3"; empty for none.
+        error: Half-length of its error bar, in points.
     """
 
     cost: float
@@ -48,9 +48,9 @@ class Series:
     """Points that a line joins.
 
     Attributes:
-        label: in the legend; series of one label share colour and marker.
-        points: by rising cost or not.
-        curve: a dashed curve with dots instead of markers, for what has a dial rather than sizes (a cascade).
+        label: In the legend; series of one label share colour and marker.
+        points: By rising cost or not.
+        curve: A dashed curve with dots instead of markers, for what has a dial rather than sizes (a cascade).
     """
 
     label: str
@@ -69,17 +69,17 @@ def plot_accuracy(
     """Accuracy over cost on a logarithmic axis, with the sizes written beside their points.
 
     Args:
-        series: what to draw; at least one point in all.
-        stem: files to write, without an ending.
-        xlabel: with the unit.
-        ylabel: with the unit.
-        front: mark the Pareto front of all points (those of curves left out).
+        series: What to draw; at least one point in all.
+        stem: Files to write, without an ending.
+        xlabel: With the unit.
+        ylabel: With the unit.
+        front: Mark the Pareto front of all points (those of curves left out).
 
     Returns:
-        the files: a PNG and an SVG.
+        The files: a PNG and an SVG.
 
     Raises:
-        ValueError: if there is nothing to draw, or a cost is not positive.
+        ValueError: If there is nothing to draw, or a cost is not positive.
     """
     points = [point for one in series for point in one.points]
     if not points:
@@ -164,7 +164,7 @@ def _log_axis(axes: Axes, costs: list[float]) -> None:
 
 def _label_points(axes: Axes, series: Sequence[Series]) -> None:
     """Writes each name where it covers no point, line or other name; one that has no room is left out."""
-    scale = axes.figure.dpi / 72  # pixels a point
+    scale = axes.figure.dpi / 72  # pixels per point
     taken = []
     for one in series:
         places = axes.transData.transform(sorted((point.cost, point.accuracy) for point in one.points))

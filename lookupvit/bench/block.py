@@ -37,21 +37,21 @@ def block(
     """Times one block in each path.
 
     Args:
-        settings: device, dtype, compile mode.
-        shapes: pairs (N, M), one group each.
+        settings: Device, dtype, compile mode.
+        shapes: Pairs (N, M), one group each.
         batch: B.
         dim: D.
         num_heads: H.
-        training: forward and backward pass, with saved activations and peak memory; else the forward pass alone.
-        paths: of `LookupViTBlock`.
-        rounds: at least 7 for figures that are to be quoted.
-        min_seconds: see `interleave`.
+        training: Forward and backward pass, with saved activations and peak memory; else the forward pass alone.
+        paths: Of `LookupViTBlock`.
+        rounds: At least 7 for figures that are to be quoted.
+        min_seconds: See `interleave`.
 
     Returns:
-        the table.
+        The table.
 
     Raises:
-        ValueError: for a path that does not exist, or heads that do not divide D.
+        ValueError: For a path that does not exist, or heads that do not divide D.
     """
     check_heads(dim, num_heads)
     for path in paths:

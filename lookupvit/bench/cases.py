@@ -25,10 +25,10 @@ class Settings:
     Attributes:
         device: "cpu" or "cuda".
         dtype: "fp32" or "bf16": of weights and inputs at inference; in training, bf16 is autocast over fp32 weights.
-        precision: torch.set_float32_matmul_precision.
+        precision: The argument of `torch.set_float32_matmul_precision`.
         compile: None, or torch.compile's mode: "default", "reduce-overhead" or "max-autotune".
         threads: CPU threads; None leaves torch's choice.
-        quick: measure the machine with small products and copies, for trials.
+        quick: Measure the machine with small products and copies, for trials.
     """
 
     device: str = "cpu"
@@ -70,11 +70,11 @@ class Case:
     """One competitor.
 
     Attributes:
-        name: for the table.
-        model: may be shared between cases.
-        macs: multiply-adds of one image.
-        kwargs: of its forward call.
-        autocast: its weights must stay in fp32, and bf16 reaches it through autocast at inference too.
+        name: For the table.
+        model: May be shared between cases.
+        macs: Multiply-adds of one image.
+        kwargs: Of its forward call.
+        autocast: Its weights must stay in fp32, and bf16 reaches it through autocast at inference too.
     """
 
     name: str
@@ -135,18 +135,18 @@ def image_cases(
 
     Args:
         model: "tiny", "small", "base", "large" or "huge", all with patches of 16 pixels.
-        img_size: pixels; every model is built for it, so that none resizes its positions in each call.
-        sizes: compressed sizes, s for a grid of s x s.
-        tome: r of the ToMe cases.
+        img_size: Pixels; every model is built for it, so that none resizes its positions in each call.
+        sizes: Compressed sizes, s for a grid of s x s.
+        tome: Numbers r of merged pairs, a ToMe case for each.
         compressed_head: LookupViT also with the compressed head alone.
-        look_vit: vit-pytorch's LookViT too, if it is installed.
-        **overrides: any argument of both `LookupViT` and `ViT`, such as depth.
+        look_vit: Whether vit-pytorch's LookViT is compared too, if it is installed.
+        **overrides: Any argument of both `LookupViT` and `ViT`, such as depth.
 
     Returns:
-        the cases, and notes on what was left out.
+        The cases, and notes on what was left out.
 
     Raises:
-        ValueError: for an unknown model, or a size that does not fit.
+        ValueError: For an unknown model, or a size that does not fit.
     """
     check_model(model)
     names = {family: f"{family}_{model}_patch16_224" for family in ("vit", "lookupvit")}

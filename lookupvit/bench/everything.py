@@ -42,10 +42,10 @@ def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], list[str]]
     """What to run.
 
     Args:
-        args: of `add_options`.
+        args: Of `add_options`.
 
     Returns:
-        arguments of a Python process for each table, and lines on what is left out.
+        Arguments of a Python process for each table, and lines on what is left out.
     """
     data = Path(__file__).resolve().parents[2] / "benchmarks" / "data.py"
     run, notes = {}, []
@@ -71,10 +71,10 @@ def run_all(args: argparse.Namespace) -> None:
     """Runs the tables, each in a process of its own, and writes all.md.
 
     Args:
-        args: of `add_options`.
+        args: Of `add_options`.
 
     Raises:
-        ValueError: naming the tables that failed, after all have run.
+        ValueError: Naming the tables that failed, after all have run.
     """
     run, notes = commands(args)
     output = Path(args.output)

@@ -17,8 +17,8 @@ class Machine:
     """What this machine can do at best.
 
     Attributes:
-        flops: floating-point operations a second of its best matrix product.
-        bandwidth: bytes a second that a large copy reads and writes.
+        flops: Floating-point operations per second of its best matrix product.
+        bandwidth: Bytes a second that a large copy reads and writes.
     """
 
     flops: float
@@ -39,11 +39,11 @@ def measure_machine(
     """Best rate of square matrix products, and of a large copy, under the present threads and precision settings.
 
     Args:
-        dtype: of the matrix products.
+        dtype: Of the matrix products.
         device: "cpu" or "cuda...".
-        gemm_sizes: rows of the square matrices; by default what suits the device.
-        copy_bytes: size of the copied tensor; by default far more than any cache.
-        tries: the best of so many is taken.
+        gemm_sizes: Rows of the square matrices; by default what suits the device.
+        copy_bytes: Size of the copied tensor; by default far more than any cache.
+        tries: The best of so many is taken.
     """
     kind = device.split(":")[0]
     timer = timer_for(device)

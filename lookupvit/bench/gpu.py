@@ -26,17 +26,17 @@ class Plan:
 
     Attributes:
         device: "cuda", or "cpu" to try the program out.
-        model: size by name.
-        img_sizes: pixels.
-        sizes: compressed sizes.
-        tome: r of ToMe.
-        compiled: names of the cases that are compiled too (a compilation takes tens of seconds).
-        rounds: of each table.
-        budget: seconds after which no further table is started.
-        max_batch: where the search for the best batch ends.
-        train_batch: images of a training step.
-        overrides: arguments of the models.
-        quick: see `Settings`.
+        model: Size by name.
+        img_sizes: Pixels.
+        sizes: Compressed sizes.
+        tome: Numbers r of merged pairs.
+        compiled: Names of the cases that are compiled too (a compilation takes tens of seconds).
+        rounds: Of each table.
+        budget: Seconds after which no further table is started.
+        max_batch: Where the search for the best batch ends.
+        train_batch: Images of a training step.
+        overrides: Arguments of the models.
+        quick: See `Settings`.
     """
 
     device: str = "cuda"
@@ -63,15 +63,15 @@ def best_batch(time_batch: Callable[[int], float | None], limit: int = MAX_BATCH
     """The batch of the highest throughput, doubling from 1.
 
     Args:
-        time_batch: seconds of one call at a batch, or None where it does not fit into memory.
-        limit: largest batch to try.
-        gain: stop when two doublings in a row bring less than this factor (one can be an accident of tiling).
+        time_batch: Seconds of one call at a batch, or None where it does not fit into memory.
+        limit: Largest batch to try.
+        gain: Stop when two doublings in a row bring less than this factor (one can be an accident of tiling).
 
     Returns:
-        a batch.
+        A batch.
 
     Raises:
-        ValueError: if not even one image fits.
+        ValueError: If not even one image fits.
     """
     best, best_rate, batch, idle = 0, 0.0, 1, 0
     while batch <= limit and idle < 2:
@@ -92,14 +92,14 @@ def run(plan: Plan, output: str | Path = "outputs/bench") -> list[Report]:
     """Runs the tables in order of weight until the time is up; gpu.md is written anew after each.
 
     Args:
-        plan: what to run.
-        output: folder.
+        plan: What to run.
+        output: Folder.
 
     Returns:
-        the reports.
+        The reports.
 
     Raises:
-        ValueError: if the device is not there.
+        ValueError: If the device is not there.
     """
     if plan.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError("no CUDA device is visible: run on a machine with a GPU, or try --device cpu --quick")

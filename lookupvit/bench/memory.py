@@ -1,9 +1,11 @@
 """Memory of a training step: what the forward pass leaves behind for the backward one, and the peak."""
 
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
 
@@ -13,11 +15,11 @@ def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> 
     Counted are distinct storages (two views of one tensor count once, at its full size) that are not parameters.
 
     Args:
-        forward: computes a loss with gradients.
-        parameters: tensors that exist anyway: parameters and buffers.
+        forward: Computes a loss with gradients.
+        parameters: Tensors that exist anyway: parameters and buffers.
 
     Returns:
-        bytes.
+        Bytes.
     """
     known = {StorageWeakRef(p.untyped_storage()) for p in parameters}
     kept = {}  # holds the storages themselves: a freed one could lend its address to the next
@@ -35,15 +37,47 @@ def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> 
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def activation_bytes(
+    model: nn.Module,
+    batch: int = 1,
+    img_size: tuple[int, int] | None = None,
+    compressed_size: tuple[int, ...] | None = None,
+    device: str = "cpu",
+) -> int:
+    """Bytes that autograd keeps in a training step of an image model, without the data: torch's fake tensors are used.
+
+    The step is in fp32 without autocast and ends with the logits. Parameters, their gradients and the optimiser's
+    state are not activations.
+
+    Args:
+        model: `LookupViT` or `ViT`; it may lie anywhere, also on the meta device.
+        batch: Images per step.
+        img_size: (height, width) in pixels; the model's own by default.
+        compressed_size: Compressed grid; the model's own by default.
+        device: Where the step would run, "cpu" or "cuda", which has to be there: its kernels decide what is kept.
+
+    Raises:
+        ValueError: For a size that does not fit, and for a model with gradient checkpointing.
+    """
+    if getattr(model, "vit", model).grad_checkpointing:
+        raise ValueError("the activation memory is that of a model without checkpointing: set grad_checkpointing=False")
+    options = {} if compressed_size is None else {"compressed_size": compressed_size}
+    twin = deepcopy(model).to("meta").train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        twin.to_empty(device=device)
+        images = torch.empty(batch, 3, *(img_size or model.img_size), device=device)
+        return saved_bytes(lambda: twin(images, **options).sum(), [*twin.parameters(), *twin.buffers()])
+
+
 def peak_bytes(step: Callable[[], object], device: str = "cpu") -> int:
     """Most bytes that one call has allocated at a time, above what was there before.
 
     Args:
-        step: for example a training step. Called once; on CUDA warm it up first.
+        step: For example a training step. Called once; on CUDA warm it up first.
         device: "cpu" or "cuda...".
 
     Returns:
-        bytes, from CUDA's allocator statistics or, on a CPU, from the allocations that torch's profiler records.
+        Bytes, from CUDA's allocator statistics or, on a CPU, from the allocations that torch's profiler records.
     """
     if device.startswith("cuda"):
         torch.cuda.synchronize()

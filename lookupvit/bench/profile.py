@@ -10,12 +10,12 @@ def top_operators(step: Callable[[], object], device: str = "cpu", limit: int = 
     """Operators by the time spent in themselves.
 
     Args:
-        step: what to profile; called twice, the first time to warm up.
+        step: What to profile; called twice, the first time to warm up.
         device: "cpu" or "cuda...".
-        limit: how many to return.
+        limit: How many to return.
 
     Returns:
-        rows of operator, calls, ms (of itself, without what it calls) and percent of the whole step.
+        Rows of operator, calls, ms (of itself, without what it calls) and percent of the whole step.
     """
     cuda = device.startswith("cuda")
     step()

@@ -16,7 +16,7 @@ from lookupvit.writing import whole, write_text
 LEGEND = {
     "GMACs": "1e9 multiply-adds of one image (in training, of its forward and backward pass)",
     "ms": "median of one call over the rounds; `min` and `q1-q3` its least and its quartiles",
-    "faster": "median over the rounds of the baseline's time an image over this one's",
+    "faster": "median over the rounds of the baseline's time per image over this one's",
     "fewer ops": "the baseline's multiply-adds over this one's",
     "realised": "`faster` over `fewer ops`: how much of the saved arithmetic is saved time",
     "floor ops": "least ms: multiply-adds at the best matrix rate measured here",
@@ -32,11 +32,11 @@ class Report:
     """One table.
 
     Attributes:
-        title: what was compared.
-        rows: one dict a line; columns are the keys in order of first appearance.
-        settings: how it was measured: device, dtype, threads, versions.
-        notes: sentences to print below, for example what was left out and why.
-        groups: columns that tell the groups apart within which the ratios were taken.
+        title: What was compared.
+        rows: One dict per line; columns are the keys in order of first appearance.
+        settings: How it was measured: device, dtype, threads, versions.
+        notes: Sentences to print below, for example what was left out and why.
+        groups: Columns that tell the groups apart within which the ratios were taken.
     """
 
     title: str
@@ -125,12 +125,12 @@ class Report:
         """Writes `stem`.md, .json and .csv, and .png where there are ratios and matplotlib is installed.
 
         Args:
-            folder: made where it is missing.
-            stem: file name without an ending.
+            folder: Made where it is missing.
+            stem: File name without an ending.
             picture: False leaves the .png out.
 
         Returns:
-            the files written.
+            The files written.
         """
         folder = Path(folder)
         texts = {".md": self.to_markdown(), ".json": self.to_json(), ".csv": self.to_csv()}
@@ -141,7 +141,7 @@ class Report:
 
 
 def plot(report: Report, path: Path) -> bool:
-    """Bars of the time ratio beside the operation ratio, one panel a group.
+    """Bars of the time ratio beside the operation ratio, one panel per group.
 
     Returns:
         False, with nothing written, where there is no ratio to draw or no matplotlib.

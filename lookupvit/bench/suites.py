@@ -46,14 +46,14 @@ def inference_rows(
     """One group of the inference table: every case at one image size.
 
     Args:
-        cases: on the device, in the dtype, in eval mode.
-        img_size: pixels.
-        batches: batch of each case, by name.
-        settings: how to run.
-        machine: for the floors; None leaves them out.
-        rounds: see `interleave`.
-        warmup: see `interleave`.
-        min_seconds: see `interleave`.
+        cases: On the device, in the dtype, in eval mode.
+        img_size: Pixels.
+        batches: Batch of each case, by name.
+        settings: How to run.
+        machine: For the floors; None leaves them out.
+        rounds: See `interleave`.
+        warmup: See `interleave`.
+        min_seconds: See `interleave`.
     """
     images = torch.randn(max(batches.values()), 3, img_size, img_size, device=settings.device)
     images = images.to(DTYPES[settings.dtype])
@@ -87,17 +87,17 @@ def inference(
     """Suite (a): throughput and latency.
 
     Args:
-        settings: device, dtype, compile mode.
-        model: size by name.
-        img_sizes: pixels.
-        batches: images a call.
-        sizes: compressed sizes; those that an image size has no room for are left out, with a note.
-        tome: r of ToMe.
-        rounds: at least 7 for figures that are to be quoted.
-        **kwargs: of `image_cases`.
+        settings: Device, dtype, compile mode.
+        model: Size by name.
+        img_sizes: Pixels.
+        batches: Images a call.
+        sizes: Compressed sizes; those that an image size has no room for are left out, with a note.
+        tome: Numbers r of merged pairs.
+        rounds: At least 7 for figures that are to be quoted.
+        **kwargs: Of `image_cases`.
 
     Returns:
-        the table, one group for each image size and batch.
+        The table, one group for each image size and batch.
     """
     check_model(model)
     settings.apply()
@@ -133,20 +133,20 @@ def train(
     """Suite (b): the training step (loss, backward pass, and the step of a fused AdamW): time and memory.
 
     Args:
-        settings: device, dtype, compile mode.
-        model: size by name.
-        img_size: pixels.
-        batch: images a step.
-        sizes: compressed sizes.
-        tome: r of ToMe, trained through.
-        rounds: at least 7 for figures that are to be quoted.
-        warmup: steps before.
+        settings: Device, dtype, compile mode.
+        model: Size by name.
+        img_size: Pixels.
+        batch: Images a step.
+        sizes: Compressed sizes.
+        tome: R of ToMe, trained through.
+        rounds: At least 7 for figures that are to be quoted.
+        warmup: Steps before.
         optimizer: "adamw", or "none" for forward and backward pass alone.
-        min_seconds: see `interleave`.
-        **kwargs: of `image_cases`.
+        min_seconds: See `interleave`.
+        **kwargs: Of `image_cases`.
 
     Returns:
-        the table; its GMACs are those of forward and backward pass, an image.
+        The table; its GMACs are those of forward and backward pass, per image.
     """
     if optimizer not in ("adamw", "none"):
         raise ValueError(f"optimizer={optimizer!r} is not known: choose adamw or none")

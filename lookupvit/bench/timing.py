@@ -24,9 +24,9 @@ class Timing:
     """What one callable took.
 
     Attributes:
-        seconds: of one call, one entry a round.
-        ratios: baseline's time an item over this one's, pairwise by round: above 1 is faster than the baseline.
-        items: items (images) of one call.
+        seconds: Of one call, one entry per round.
+        ratios: Baseline's time an item over this one's, pairwise by round: above 1 is faster than the baseline.
+        items: Items (images) of one call.
     """
 
     seconds: tuple[float, ...]
@@ -71,7 +71,7 @@ class CpuTimer:
     """Wall-clock time of work that is done when the call returns.
 
     Args:
-        clock: seconds, monotonic.
+        clock: Seconds, monotonic.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -89,7 +89,7 @@ class CudaTimer:
     """Time of work that a GPU does on its own.
 
     Args:
-        latency: wait for each call and read the wall clock, as one who waits for an answer does; otherwise calls are
+        latency: Wait for each call and read the wall clock, as one who waits for an answer does; otherwise calls are
             queued one after the other and timed by CUDA events.
     """
 
@@ -132,20 +132,20 @@ def interleave(
     """Times callables in turn.
 
     Args:
-        cases: callables without arguments, by name, in the order in which they take turns.
-        baseline: the name to which the ratios refer.
-        rounds: turns of each.
-        warmup: calls of each before the first round; at least one.
-        timer: measures some calls of one callable; the CPU's by default.
-        min_seconds: a sample repeats a fast callable until it takes about so long (seen in the warm-up).
-        items: items (images) of one call, 1 where a name is missing; ratios are taken by item.
-        label: of the progress bar.
+        cases: Callables without arguments, by name, in the order in which they take turns.
+        baseline: The name to which the ratios refer.
+        rounds: Turns of each.
+        warmup: Calls of each before the first round; at least one.
+        timer: Measures some calls of one callable; the CPU's by default.
+        min_seconds: A sample repeats a fast callable until it takes about so long (seen in the warm-up).
+        items: Items (images) of one call, 1 where a name is missing; ratios are taken by item.
+        label: Of the progress bar.
 
     Returns:
-        the timings, by name.
+        The timings, by name.
 
     Raises:
-        ValueError: for an unknown baseline, or less than one round or warm-up call.
+        ValueError: For an unknown baseline, or less than one round or warm-up call.
     """
     if baseline not in cases:
         raise ValueError(f"the baseline {baseline!r} is not among the cases: {', '.join(cases)}")

@@ -34,10 +34,10 @@ def match_tokens(metric: Tensor, r: int) -> Matching:
 
     Args:
         metric: `(B, N, C)`, compared by cosine.
-        r: pairs to merge, at most half of the tokens.
+        r: Pairs to merge, at most half of the tokens.
 
     Returns:
-        the r most similar pairs, and the rest by falling similarity.
+        The r most similar pairs, and the rest by falling similarity.
     """
     r = min(r, metric.shape[1] // 2)
     metric = F.normalize(metric, dim=-1)
@@ -54,10 +54,10 @@ def merge_tokens(x: Tensor, sizes: Tensor, matching: Matching) -> tuple[Tensor, 
     Args:
         x: `(B, N, D)`.
         sizes: `(B, N, 1)`, patches that each token stands for.
-        matching: of r pairs.
+        matching: Of r pairs.
 
     Returns:
-        tokens `(B, N - r, D)` (kept even places first, then odd ones) and their sizes `(B, N - r, 1)`.
+        Tokens `(B, N - r, D)` (kept even places first, then odd ones) and their sizes `(B, N - r, 1)`.
     """
 
     def add_up(values: Tensor) -> Tensor:
@@ -76,11 +76,11 @@ class ToMe(nn.Module):
     """A `VisionTransformer` that merges tokens; it shares the given model's weights.
 
     Args:
-        vit: a pre-norm timm ViT with average pooling and without prefix tokens.
-        r: pairs to merge in each block.
+        vit: A pre-norm timm ViT with average pooling and without prefix tokens.
+        r: Pairs to merge in each block.
 
     Raises:
-        ValueError: for a model of another kind, or a negative r.
+        ValueError: For a model of another kind, or a negative r.
     """
 
     def __init__(self, vit: VisionTransformer, r: int):
@@ -88,7 +88,7 @@ class ToMe(nn.Module):
         if vit.num_prefix_tokens or vit.global_pool != "avg":
             raise ValueError("ToMe here wants a ViT without class token and with global_pool='avg'")
         if r < 0:
-            raise ValueError(f"ToMe merges r >= 0 pairs of tokens a block, got r={r}")
+            raise ValueError(f"ToMe merges r >= 0 pairs of tokens per block, got r={r}")
         self.vit, self.r = vit, r
 
     def forward(self, x: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ def caption_figure(
     std: Sequence[float] | None = None,
     references: int = 2,
 ) -> Figure:
-    """Images with their captions beside them, two a row.
+    """Images with their captions beside them, two per row.
 
     Args:
         shown: Images `(3, H, W)`, normalised by `mean` and `std` where these are given; generated caption; references.

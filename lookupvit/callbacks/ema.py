@@ -11,7 +11,7 @@ class WarmedUpAverage(WeightAveraging):
     is meant for a long run does no harm to a short one.
 
     Args:
-        decay: the highest.
+        decay: The highest.
     """
 
     def __init__(self, decay: float) -> None:

@@ -19,7 +19,7 @@ class Later:
     """Flags on their way to the host.
 
     Args:
-        flags: One value each, of any device. Other ranks' are taken in if ``reduce``.
+        flags: One value each, of any device. Other ranks' are taken in if `reduce`.
         reduce: Whether a flag counts that is up on any rank; then all ranks call this together, and read together.
     """
 

@@ -11,7 +11,7 @@ class KeepData(Callback):
     """Keeps the data's configuration in each checkpoint, so that a checkpoint alone says how its images were made.
 
     Args:
-        config: ``{"class_path": str, "init_args": {...}}``, plain data.
+        config: `{"class_path": str, "init_args": {...}}`, plain data.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``last.ckpt``: where to go on from, after every epoch, every n steps, and when a scheduler wants the machine back."""
+"""`last.ckpt`: where to go on from, after every epoch, every n steps, and when a scheduler wants the machine back."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ class Preempted(Exception):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Writes ``last.ckpt`` at the end of each epoch, every ``every_n_steps`` optimiser steps, and on a signal.
+    """Writes `last.ckpt` at the end of each epoch, every `every_n_steps` optimiser steps, and on a signal.
 
     SIGTERM, SIGUSR1 and a first SIGINT (Ctrl-C) only raise a flag. At the end of an optimiser's step all ranks tell
     each other whether one is up; they hear it at the end of the next, write the checkpoint together, and stop (a single

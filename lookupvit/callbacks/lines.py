@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: one line an epoch, for log files."""
+"""Progress where there is no terminal: one line per epoch, for log files."""
 
 import time
 
@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class EpochLines(Callback):
-    """Prints loss, validation accuracy, seconds and images a second of each training epoch."""
+    """Prints loss, validation accuracy, seconds and images per second of each training epoch."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock also of an epoch that is resumed in its middle, which Lightning does not start again."""

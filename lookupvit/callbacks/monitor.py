@@ -11,7 +11,7 @@ class MonitorCheck(Callback):
         """Looks at what the first batches of validation logged.
 
         Raises:
-            ValueError: If a monitored ``val/...`` is not there.
+            ValueError: If a monitored `val/...` is not there.
         """
         known = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
         for callback in trainer.checkpoint_callbacks:

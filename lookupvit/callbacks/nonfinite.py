@@ -33,19 +33,19 @@ class SkipNonFinite(Callback):
     """Leaves out an optimiser step whose loss or gradient is not finite on any rank: the weights stay good.
 
     The step counts (schedule and compressed sizes go on); weights and the optimiser's moments are left as they are.
-    Each is printed, counted in ``train/skipped_steps``, and written to ``skipped_steps_rankR.jsonl`` in the run's
+    Each is printed, counted in `train/skipped_steps`, and written to `skipped_steps_rankR.jsonl` in the run's
     folder with the files of the batch, where the data tell them.
 
-    A fused optimiser is told on the device (its ``found_inf``), so the host waits for nothing: it hears of a step when
+    A fused optimiser is told on the device (its `found_inf`), so the host waits for nothing: it hears of a step when
     the next one is ready, or the epoch ends. Any other optimiser waits for the host. Beside a gradient scaler
-    (``16-mixed``) gradients that overflow are the scaler's affair, which leaves the step out and lowers its scale; what
+    (`16-mixed`) gradients that overflow are the scaler's affair, which leaves the step out and lowers its scale; what
     counts here is a non-finite loss, and gradients that overflow at a scale below 1.
 
     Args:
         patience: Steps in a row after which the run stops.
 
     Raises:
-        NonFiniteError: After ``patience`` steps in a row; the message says which layer was the first.
+        NonFiniteError: After `patience` steps in a row; the message says which layer was the first.
     """
 
     def __init__(self, patience: int = 5) -> None:
@@ -172,7 +172,7 @@ class SkipNonFinite(Callback):
 
 
 def _skips_on_device(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step reads ``found_inf``, as torch's fused optimisers do.
+    """Whether a step reads `found_inf`, as torch's fused optimisers do.
 
     Not their first: SGD's would leave its new momentum without a value.
     """

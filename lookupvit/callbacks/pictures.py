@@ -9,7 +9,7 @@ from torchvision.utils import make_grid
 
 
 class BatchPictures(Callback):
-    """Writes the first training batch, augmented and un-normalised, to TensorBoard as ``train/batch``.
+    """Writes the first training batch, augmented and un-normalised, to TensorBoard as `train/batch`.
 
     Args:
         count: Pictures at most.
@@ -40,7 +40,7 @@ class BatchPictures(Callback):
 def picture_grid(
     images: torch.Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, columns: int = 8
 ) -> torch.Tensor:
-    """One picture of many: images ``(B, 3, H, W)``, normalised by ``mean`` and ``std``, to ``(3, Y, X)`` in [0, 1]."""
+    """One picture of many: images `(B, 3, H, W)`, normalised by `mean` and `std`, to `(3, Y, X)` in [0, 1]."""
     images = images.detach().float().cpu()
     if mean is not None and std is not None:
         images = images * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)

@@ -14,14 +14,14 @@ from lookupvit.grid import size_name
 
 
 class PredictionWriter(TwoFilesWriter):
-    """Writes ``predictions.jsonl`` and ``predictions.csv``, a line a file in the order of the data, as they come.
+    """Writes `predictions.jsonl` and `predictions.csv`, a line per file in the order of the data, as they come.
 
-    A line of JSON is ``{"file": str, "predictions": [{"class": str, "index": int, "probability": float}, ...]}``, most
-    likely class first; the CSV has the columns ``file, class_1, probability_1, class_2, ..., error``. Of a cascade both
-    also have the ``compressed_size`` that the file ended at, and the number of files at each is printed.
+    A line of JSON is `{"file": str, "predictions": [{"class": str, "index": int, "probability": float}, ...]}`, most
+    likely class first; the CSV has the columns `file, class_1, probability_1, class_2, ..., error`. Of a cascade both
+    also have the `compressed_size` that the file ended at, and the number of files at each is printed.
 
-    A file that could not be read has its line, too: ``"predictions": []`` and ``"error": str`` in the JSON, and in the
-    CSV nothing but ``file`` and ``error``.
+    A file that could not be read has its line, too: `"predictions": []` and `"error": str` in the JSON, and in the
+    CSV nothing but `file` and `error`.
 
     Args:
         folder: Where to write; None is the run's output folder.

@@ -20,7 +20,7 @@ class RobustnessTable(Callback):
     compressed size, and the summary.
 
     Args:
-        folder: where to write; None is the run's output folder.
+        folder: Where to write; None is the run's output folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:

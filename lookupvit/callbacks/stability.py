@@ -14,15 +14,15 @@ _IMAGES = 2  # of a batch; enough for a curve
 
 
 class StabilityMonitor(Callback):
-    """Writes, every ``every_n_steps`` optimiser steps, three numbers a layer to the logger.
+    """Writes, every `every_n_steps` optimiser steps, three numbers per layer to the logger.
 
-    * ``stability/grad_norm/LAYER``: norm of the gradient, before clipping;
-    * ``stability/entropy/LAYER``: mean entropy of the gather attention, over its largest value: 0 looks at one lookup
+    * `stability/grad_norm/LAYER`: norm of the gradient, before clipping;
+    * `stability/entropy/LAYER`: mean entropy of the gather attention, over its largest value: 0 looks at one lookup
       token, 1 at all alike;
-    * ``stability/max_logit/LAYER``: largest absolute score before the softmax.
+    * `stability/max_logit/LAYER`: largest absolute score before the softmax.
 
     The last two are of the first two samples of rank 0, at the step's own compressed size; not under FSDP (no rank has
-    whole layers) nor ``compile``.
+    whole layers) nor `compile`.
 
     Args:
         every_n_steps: Optimiser steps between two points.

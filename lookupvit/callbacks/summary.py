@@ -10,9 +10,9 @@ from lookupvit.grid import size_name
 
 
 class RunSummary(Callback):
-    """Prints one panel at the start of ``fit``: model, cost, global batch, learning rate, steps, output folder.
+    """Prints one panel at the start of `fit`: model, cost, global batch, learning rate, steps, output folder.
 
-    A run of fewer steps than ``log_every_n_steps`` logs ten times or at each step, so that it has a training curve.
+    A run of fewer steps than `log_every_n_steps` logs ten times or at each step, so that it has a training curve.
     """
 
     def __init__(self) -> None:
@@ -34,9 +34,9 @@ class RunSummary(Callback):
                 f"{count_macs(model, model.img_size, size) / 1e9:.3g} ({size_name(size)})" for size in sizes
             )
         if hasattr(model, "num_frames"):
-            self.rows["GMACs a clip"] = f"{macs} at {model.num_frames} frames of {height}x{width} px"
+            self.rows["GMACs per clip"] = f"{macs} at {model.num_frames} frames of {height}x{width} px"
         else:
-            self.rows["GMACs an image"] = f"{macs} at {height}x{width} px"
+            self.rows["GMACs per image"] = f"{macs} at {height}x{width} px"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds what is known once data and optimiser stand, and prints."""

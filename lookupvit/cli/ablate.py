@@ -1,7 +1,6 @@
 """`lookupvit ablate`: a baseline and its variations, several seeds each, as a table of differences."""
 
 import argparse
-import csv
 import json
 import shlex
 from pathlib import Path
@@ -15,10 +14,11 @@ from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.plots import plot_differences
 from lookupvit.bench.report import environment
 from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.tables import new_table, write_csv
 from lookupvit.cli.fit import run as run_command
 from lookupvit.cli.runs import Planned, Trained, common_output, here, resolve, train
 from lookupvit.grid import size_name
-from lookupvit.writing import check_writable, whole, write_text
+from lookupvit.writing import check_writable, write_text
 
 _EPILOG = """\
 The first configuration is what the others are compared with, seed by seed. Runs that are finished are not run again;
@@ -30,7 +30,7 @@ def ablate(argv: list[str]) -> None:
     """Trains and tests every configuration with every seed; writes a table as JSON, CSV, Markdown and a picture.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, passed = _parser().parse_known_args(argv)
     names = [Path(config).stem for config in args.configs]
@@ -39,10 +39,10 @@ def ablate(argv: list[str]) -> None:
     if len(set(args.seeds)) < len(args.seeds):
         raise ValueError(f"--seeds {' '.join(map(str, args.seeds))}: each once")
     console = Console()
-    if args.output_dir is None:  # as the configurations say
+    if args.output is None:  # as the configurations say
         folder = common_output({file: resolve(["--config", file, *passed]) for file in args.configs}) / "ablation"
     else:
-        folder = Path(args.output_dir)
+        folder = Path(args.output)
     # seed by seed, so that an interrupted grid has whole comparisons
     runs = [(name, config, seed) for seed in args.seeds for name, config in zip(names, args.configs, strict=True)]
     planned = [
@@ -63,18 +63,21 @@ def ablate(argv: list[str]) -> None:
         "rows": rows,
         "runs": found,
     }
-    files = [_write_json(document, folder / f"{args.title}.json"), _write_csv(rows, folder / f"{args.title}.csv")]
-    write_text(folder / f"{args.title}.md", markdown(rows))
-    files += [folder / f"{args.title}.md", _draw(rows, folder / f"{args.title}.png")]
+    files = [
+        write_text(folder / f"{args.title}.json", json.dumps(document, indent=1) + "\n"),
+        write_csv(rows, folder / f"{args.title}.csv"),
+        write_text(folder / f"{args.title}.md", markdown(rows)),
+        _draw(rows, folder / f"{args.title}.png"),
+    ]
     console.print(_table(rows))
     console.print("wrote " + ", ".join(map(str, files)), soft_wrap=True, highlight=False)
 
 
 def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row a configuration out of its runs: mean and standard deviation, and of the differences from the first's.
+    """A row per configuration out of its runs: mean and standard deviation, and of the differences from the first's.
 
     Args:
-        found: runs by configuration, the baseline first, in the same order of seeds each.
+        found: Runs by configuration, the baseline first, in the same order of seeds each.
     """
     base = next(iter(found.values()))
     rows = []
@@ -115,15 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Train and test a baseline and its variations, several seeds each; resumable.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, the baseline first")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="one training of each; 0")
-    parser.add_argument(
-        "--output_dir",
-        "--output",
-        help="folder of the runs and of the table; by default ablation in the configurations' own, outputs/ablation",
-    )
+    text = "folder of the runs and of the table; by default ablation in the configurations' own, outputs/ablation"
+    parser.add_output_dir(text=text)
     parser.add_argument("--title", default="ablation", help="name of the files with the table")
     return parser
 
@@ -167,12 +166,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(
-        title=f"differences from {rows[0]['name']} by seed",
-        caption=f"mean ± standard deviation over {rows[0]['seeds']} seeds" if rows[0]["seeds"] > 1 else "one seed",
-    )
-    for name in ("variant", "tokens", "params", "MMACs", "top-1 %", "difference", "fit"):
-        table.add_column(name, justify="left" if name == "variant" else "right", no_wrap=name != "variant")
+    columns = ("variant", "tokens", "params", "MMACs", "top-1 %", "difference", "fit")
+    caption = f"mean ± standard deviation over {rows[0]['seeds']} seeds" if rows[0]["seeds"] > 1 else "one seed"
+    table = new_table(f"differences from {rows[0]['name']} by seed", columns, ("variant",), caption)
     for row in rows:
         table.add_row(*_cells(row))
     return table
@@ -181,16 +177,3 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 def _draw(rows: list[dict[str, Any]], path: Path) -> Path:
     points = {row["name"]: (row["difference"], row["difference_std"]) for row in rows[1:]}
     return plot_differences(points, f"top-1 minus that of {rows[0]['name']}, points", path)
-
-
-def _write_json(document: dict[str, Any], path: Path) -> Path:
-    write_text(path, json.dumps(document, indent=1) + "\n")
-    return path
-
-
-def _write_csv(rows: list[dict[str, Any]], path: Path) -> Path:
-    with whole(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path

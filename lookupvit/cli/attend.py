@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from lookupvit import tasks
 from lookupvit.analysis.attention_maps import Attention, attention_of, rollout, spread
 from lookupvit.analysis.attention_plots import animate, plot_gather, plot_rollout, plot_spread
-from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.arguments import OneLineParser, as_count, as_size, check_data_options
 from lookupvit.cli.common.loaded import checkpoint_of, data_config, data_module, labels_of, load_task
-from lookupvit.grid import parse_size, size_name
+from lookupvit.grid import size_name
 from lookupvit.tasks.belonging import say_untrained
 from lookupvit.writing import check_writable, write_text
 
 _EPILOG = """\
 Writes gather_NAME.png (what each compressed token reads), rollout.png (which patches the heads' tokens came from; of
-clips also rollout_NAME.gif), spread.png and attend.json (entropy and diversity a block). --data.* options change the
+clips also rollout_NAME.gif), spread.png and attend.json (entropy and diversity per block). --data.* options change the
 data that the checkpoint was trained on.
 """
 
@@ -31,11 +31,10 @@ def attend(argv: list[str]) -> None:
     """Draws the attention of checkpoints on images or clips; see `lookupvit attend --help`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, data_options = _parser().parse_known_args(argv)
-    if strange := [option for option in data_options if option.startswith("-") and not option.startswith("--data")]:
-        raise ValueError(f"{strange[0]} is no option of attend: it takes its own and --data.* (see --help)")
+    check_data_options("attend", data_options)
     console, folder = Console(), Path(args.output)
     check_writable(folder)
     paths = [checkpoint_of(name) for name in args.checkpoints]
@@ -78,21 +77,14 @@ def _parser() -> argparse.ArgumentParser:
         description="Where trained models look: gather maps, attention roll-out, entropy and diversity by block.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoints or folders of runs; also ViT")
     parser.add_argument("--path", required=True, help="an image or a clip, a folder or a glob of them")
-    parser.add_argument("--count", type=int, default=6, help="images at most, evenly spread over those found (6)")
-    parser.add_argument("--size", type=parse_size, metavar="HxW", help="compressed size; the model's own by default")
+    parser.add_argument("--count", type=as_count, default=6, help="images at most, evenly spread over those found (6)")
+    parser.add_argument("--size", type=as_size, metavar="HxW", help="compressed size; the model's own by default")
     parser.add_argument("--layer", type=int, default=-1, help="block of the gather pictures; -1 is the last")
     parser.add_argument("--head", type=int, help="its attention head, from 0; the mean of all by default")
-    parser.add_argument(
-        "--output_dir",
-        "--output",
-        dest="output",
-        default="outputs/attend",
-        help="folder for everything that is written",
-    )
+    parser.add_output_dir("outputs/attend")
     return parser
 
 
@@ -102,8 +94,6 @@ def _predict(path: str, options: list[str]) -> list[str]:
 
 def _inputs(data: LightningDataModule, count: int) -> tuple[Tensor, list[str]]:
     """At most `count` images `(B, 3, Y, X)`, or clips `(B, 3, T, Y, X)` (the first view of each), and their files."""
-    if count < 1:
-        raise ValueError(f"--count {count} is no number of images: give 1 or more")
     data.setup("predict")
     loader = data.predict_dataloader()
     dataset = loader.dataset
@@ -139,7 +129,7 @@ def _curves(label: str, attention: Attention) -> dict[str, list[tuple[float, flo
 
 
 def _by_input(maps: Tensor, inputs: int, clips: bool) -> list[Tensor]:
-    """A map an input: `(h, w)` of an image, `(t, h, w)` of a clip, whose time indices a factorised model separates."""
+    """A map per input: `(h, w)` of an image, `(t, h, w)` of a clip, whose time indices a factorised model separates."""
     if clips and maps.ndim == 3:
         maps = maps.unflatten(0, (inputs, -1))  # (B t, h, w) -> (B, t, h, w)
     return list(maps)
@@ -148,7 +138,7 @@ def _by_input(maps: Tensor, inputs: int, clips: bool) -> list[Tensor]:
 def _gather_pictures(
     attention: Attention, pictures: Tensor, files: Sequence[str], args: argparse.Namespace, label: str, folder: Path
 ) -> list[Path]:
-    """One picture an image: the maps of every compressed token, at one block."""
+    """One picture per image: the maps of every compressed token, at one block."""
     if len(attention.grid_size) != 2 or pictures.ndim != 4:
         return []  # a clip's tokens look at several frames each: the roll-out shows those
     depth, heads = len(attention.blocks), attention.blocks[0].gather.shape[1]

@@ -25,14 +25,14 @@ def parser() -> argparse.ArgumentParser:
 
     one = suites.add_parser("inference", help="throughput and latency against ViT, ToMe and LookViT")
     _model_options(one)
-    one.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="images a call")
+    one.add_argument("--batch", type=int, nargs="+", default=[1, 8], help="images per call")
     one.add_argument("--img_size", type=int, nargs="+", default=[224], help="pixels, multiples of 16")
     one.add_argument("--compressed_head", action="store_true", help="LookupViT also with its compressed head alone")
     _common_options(one)
 
     one = suites.add_parser("train", help="the training step: time, saved activations, peak memory")
     _model_options(one, tome=())
-    one.add_argument("--batch", type=int, default=8, help="images a step")
+    one.add_argument("--batch", type=int, default=8, help="images per step")
     one.add_argument("--img_size", type=int, default=224, help="pixels")
     one.add_argument("--optimizer", choices=("adamw", "none"), default="adamw", help="none: forward and backward alone")
     _common_options(one)
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--budget", type=float, default=330.0, help="seconds after which no table is started")
     one.add_argument("--train_batch", type=int, default=64)
     one.add_argument("--quick", action="store_true", help="a tiny model, to try the program out")
-    one.add_argument("--output_dir", "--output", dest="output", default="outputs/bench", help="folder for the tables")
+    one.add_output_dir("outputs/bench", "folder for the tables")
 
     one = suites.add_parser("all", help="every CPU table of docs/PERFORMANCE.md, in minutes")
     everything.add_options(one)
@@ -63,10 +63,10 @@ def bench_main(argv: list[str] | None = None) -> None:
     """Runs one suite, prints its table and writes it to the output folder.
 
     Args:
-        argv: arguments after `lookupvit bench`; those of the process by default.
+        argv: Arguments after `lookupvit bench`; those of the process by default.
 
     Raises:
-        ValueError: for arguments that do not exist or do not fit, in one line.
+        ValueError: For arguments that do not exist or do not fit, in one line.
     """
     args = parser().parse_args(sys.argv[1:] if argv is None else argv)
     if args.suite != "gpu" and args.rounds < MIN_ROUNDS and not args.quick:
@@ -200,13 +200,13 @@ def _shape(text: str) -> tuple[int, int]:
     return n, m
 
 
-def _model_options(one: argparse.ArgumentParser, tome: tuple[int, ...] = (8, 13, 16)) -> None:
+def _model_options(one: OneLineParser, tome: tuple[int, ...] = (8, 13, 16)) -> None:
     one.add_argument("--model", default="base", help="tiny, small, base, large or huge; patches of 16 pixels")
     one.add_argument("--sizes", type=int, nargs="+", default=[3, 5, 7, 10], help="compressed sizes, s for s x s")
     one.add_argument("--tome", type=int, nargs="*", default=list(tome), help="r of ToMe; nothing leaves it out")
 
 
-def _common_options(one: argparse.ArgumentParser) -> None:
+def _common_options(one: OneLineParser) -> None:
     one.add_argument("--device", default="cpu", help="cpu or cuda")
     one.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     one.add_argument("--precision", choices=("highest", "high", "medium"), default="highest", help="of fp32 products")
@@ -215,5 +215,5 @@ def _common_options(one: argparse.ArgumentParser) -> None:
     one.add_argument("--rounds", type=int, default=9, help=f"rounds, {MIN_ROUNDS} or more")
     one.add_argument("--profile", action="store_true", help="print the ten most expensive operators instead")
     one.add_argument("--quick", action="store_true", help="tiny shapes and two rounds, to try the program out")
-    one.add_argument("--output_dir", "--output", dest="output", default="outputs/bench", help="folder for the tables")
+    one.add_output_dir("outputs/bench", "folder for the tables")
     one.add_argument("--name", help="name of the files; the suite's by default")

@@ -34,13 +34,13 @@ def check_data(argv: list[str]) -> int:
     """Decodes the files that the arguments name, with a progress bar.
 
     Args:
-        argv: arguments after `lookupvit check-data`.
+        argv: Arguments after `lookupvit check-data`.
 
     Returns:
         The exit code: 0 if every file is good, 1 if some are bad.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args = _parser().parse_args(argv)
     files = sorted({os.path.abspath(file) for path in args.paths for file in _files(path, args.kind)})
@@ -66,9 +66,9 @@ def find_bad_files(files: list[str], workers: int, quick: bool = False) -> list[
     """Those of some images and videos that cannot be decoded, sorted, each with the reason; shows a progress bar.
 
     Args:
-        files: paths.
-        workers: processes; 0 checks in this one.
-        quick: as for `check_file`.
+        files: Paths.
+        workers: Processes; 0 checks in this one.
+        quick: As for `check_file`.
     """
     if workers < 0:
         raise ValueError(f"--workers {workers} must not be negative: 0 checks in this process")
@@ -84,8 +84,8 @@ def check_file(path: str, quick: bool = False) -> str:
     """What is wrong with an image or a video, as its ending says; empty if nothing is.
 
     Args:
-        path: the file.
-        quick: of a video, read every packet, and decode the first and the last frame only.
+        path: The file.
+        quick: Of a video, read every packet, and decode the first and the last frame only.
     """
     try:
         if not path.lower().endswith(VIDEOS):
@@ -128,7 +128,7 @@ def _bad_files(files: list[str], workers: int, quick: bool, console: Console) ->
 
 
 def _files(path: str, kind: str) -> list[str]:
-    """The images and videos that an argument names: a folder to its bottom, a file, or a list of files (``.txt``)."""
+    """The images and videos that an argument names: a folder to its bottom, a file, or a list of files (`.txt`)."""
     text = os.path.expanduser(path)
     if os.path.isdir(text):
         found = list_files(text)
@@ -148,7 +148,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Decode every image and video, and write the list of the bad: a file, a tab, the reason.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="PATH", help="folders, files, or .txt lists of files")
     parser.add_argument("--kind", choices=tuple(_KINDS), default="all", help="what to look for in folders")

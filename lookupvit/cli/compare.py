@@ -13,6 +13,7 @@ from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.timing import interleave
 from lookupvit.callbacks import LastCheckpoint
 from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.tables import new_table
 from lookupvit.cli.fit import run
 from lookupvit.cli.runs import common_output, here, resolve
 from lookupvit.grid import size_name
@@ -25,29 +26,25 @@ def compare(argv: list[str]) -> None:
     """Trains each configuration (`fit`), tests its last checkpoint (`test`), and prints one table.
 
     Args:
-        argv: configuration files, then options of this command and of `fit`; the latter are handed to every run.
+        argv: Configuration files, then options of this command and of `fit`; the latter are handed to every run.
 
     Raises:
-        ValueError: for arguments that do not fit, in one line.
+        ValueError: For arguments that do not fit, in one line.
     """
     parser = OneLineParser(
         prog="lookupvit compare",
         description="Train and test several configurations side by side; writes compare.json and compare.png.",
         epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
-        allow_abbrev=False,
     )
-    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one a model")
-    parser.add_argument(
-        "--output_dir",
-        "--output",
-        help="folder of the runs and of the comparison; by default the configurations' own, outputs",
-    )
+    parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one per model")
+    text = "folder of the runs and of the comparison; by default the configurations' own, outputs"
+    parser.add_output_dir(text=text)
     parser.add_argument("--title", default="compare", help="name of the JSON and PNG written into the output folder")
     args, shared = parser.parse_known_args(argv)
     console = Console()
     settings = {file: resolve(["--config", file, *shared]) for file in args.configs}
     _refuse_equal_names(settings)
-    out = common_output(settings) if args.output_dir is None else Path(args.output_dir)
+    out = common_output(settings) if args.output is None else Path(args.output)
     shared += here(out)
 
     rows, curves, models = [], {}, {}
@@ -89,7 +86,7 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
     """Raises if two runs would share a folder and a row.
 
     Args:
-        settings: by configuration file, from `resolve`.
+        settings: By configuration file, from `resolve`.
     """
     files: dict[str, str] = {}
     for file, found in settings.items():
@@ -115,10 +112,8 @@ def _images_per_second(models: dict[str, tuple]) -> list[float]:
 
 
 def _table(rows: list[dict]) -> Table:
-    table = Table(title="same data, same recipe, same number of steps")
-    for name in ("run", "model", "tokens", "params", "GMACs", "top-1", "images/s", "fit"):
-        text = name in ("run", "model")  # in a narrow terminal names fold and figures stay whole
-        table.add_column(name, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    columns = ("run", "model", "tokens", "params", "GMACs", "top-1", "images/s", "fit")
+    table = new_table("same data, same recipe, same number of steps", columns, text=("run", "model"))
     for row in rows:
         size = row["compressed_size"]
         table.add_row(

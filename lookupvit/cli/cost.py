@@ -11,9 +11,9 @@ from torch import nn
 from lookupvit.analysis.budget import BudgetFit, fit_budget
 from lookupvit.bench.report import environment
 from lookupvit.checkpoints.contents import Contents, read_contents
-from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.arguments import OneLineParser, as_count, as_pixels, as_size
 from lookupvit.cli.cost_table import PATHS, cost_report
-from lookupvit.grid import parse_size, size_name, to_2tuple
+from lookupvit.grid import size_name, to_2tuple
 from lookupvit.interop.load_model import build_model
 from lookupvit.model.layers import HEADS
 from lookupvit.model.lookupvit import LookupViT
@@ -25,14 +25,14 @@ def cost(argv: list[str]) -> None:
     """Prints the table of costs, or answers a budget; writes files where `--output` is given.
 
     Args:
-        argv: arguments after `lookupvit cost`.
+        argv: Arguments after `lookupvit cost`.
 
     Raises:
-        ValueError: for arguments that do not fit, in one line.
+        ValueError: For arguments that do not fit, in one line.
     """
     args = _parser().parse_args(argv)
-    if args.batch < 1:
-        raise ValueError(f"--batch {args.batch} is no number of images: give 1 or more")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {args.device}: no CUDA device is visible; use --device cpu")
     contents = Contents("") if args.ckpt_path is None else read_contents(args.ckpt_path)
     build = _builder(args, contents)
     with torch.device("meta"):  # counting needs shapes only
@@ -44,11 +44,11 @@ def cost(argv: list[str]) -> None:
         )
     if isinstance(model, ViT) and (args.compressed_size or args.path or args.head):
         raise ValueError("a plain ViT has no compressed tokens: leave --compressed_size, --path and --head out")
-    pixels = [to_2tuple(size) for size in args.img_size or [model.img_size]]
+    img_sizes = args.img_size or [to_2tuple(model.img_size)]
     sizes, notes = args.compressed_size, []
     if args.budget_gmacs is not None or args.budget_ms is not None:
         sizes = []
-        for px in pixels:
+        for px in img_sizes:
             fit = _answer(args, model, build, px, contents)
             about = f"; {contents.about(fit.size)}" if args.ckpt_path else ""
             notes.append(_sentence(args, fit, px) + about)
@@ -58,9 +58,8 @@ def cost(argv: list[str]) -> None:
         raise ValueError("--untrained_sizes goes with --budget_gmacs or --budget_ms: give one of them too")
     elif args.candidates:
         raise ValueError("--candidates are sizes for a budget to choose from: give --budget_gmacs or --budget_ms too")
-    report = cost_report(
-        model, pixels, sizes, args.path, args.batch, args.head, args.model or args.ckpt_path, args.device
-    )
+    name = args.model or args.ckpt_path
+    report = cost_report(model, img_sizes, sizes, args.path, args.batch, args.head, name, args.device)
     report.notes = notes + report.notes
     report.show()
     if args.output:
@@ -72,8 +71,6 @@ def _answer(
     args: argparse.Namespace, model: LookupViT, build: Callable[[], nn.Module], px: tuple[int, int], contents: Contents
 ) -> BudgetFit:
     if args.budget_ms is not None:
-        if args.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"--device {args.device}: no CUDA device is visible; use --device cpu")
         model = build().to(args.device)
     if args.path and len(args.path) > 1:
         raise ValueError(f"a budget is counted along one path, not {len(args.path)}: give --path once, or leave it out")
@@ -115,51 +112,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="lookupvit cost",
         description="Multiply-adds by term and path, counted and measured; parameters; memory; what a budget buys.",
-        allow_abbrev=False,
     )
     parser.add_argument("--model", help="name of a model, such as lookupvit_base_patch16_224")
     parser.add_argument("--ckpt_path", help="take the model of this checkpoint")
     parser.add_argument("--args", default="{}", help="further arguments of the model as JSON, such as '{\"depth\": 6}'")
     parser.add_argument(
-        "--img_size", type=_pixels, nargs="+", help="pixels, 224 or 224x320; the model's own by default"
+        "--img_size", type=as_pixels, nargs="+", help="pixels, 224 or 224x320; the model's own by default"
     )
-    parser.add_argument(
-        "--compressed_size", type=_size, nargs="+", help="sizes such as 3x3 5x5; the paper's by default"
-    )
+    text = "sizes such as 3x3 5x5; the paper's by default"
+    parser.add_argument("--compressed_size", type=as_size, nargs="+", help=text)
     parser.add_argument("--path", choices=PATHS, nargs="+", help="paths to count; all that the model has by default")
     parser.add_argument("--head", choices=HEADS, help="count one head alone; the model's own by default")
-    parser.add_argument(
-        "--batch", type=int, default=1, help="images of a training step, and of a call under --budget_ms"
-    )
-    parser.add_argument("--budget_gmacs", type=float, help="the largest compressed size within so many GMACs an image")
-    parser.add_argument(
-        "--budget_ms", type=float, help="the largest compressed size within so many ms a call, timed here"
-    )
-    parser.add_argument(
-        "--candidates",
-        type=_size,
-        nargs="+",
-        help="sizes to choose from; the trained ones of a checkpoint, or the lookup grid's aspect",
-    )
-    parser.add_argument(
-        "--untrained_sizes", action="store_true", help="choose also among sizes that the checkpoint was not trained at"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu or cuda: of the training step, and of --budget_ms")
-    parser.add_argument("--output_dir", "--output", dest="output", help="folder for cost.md, cost.json and cost.csv")
+    text = "images per training step, and per call under --budget_ms"
+    parser.add_argument("--batch", type=as_count, default=1, help=text)
+    text = "find the largest compressed size within so many"
+    parser.add_argument("--budget_gmacs", type=float, help=f"{text} GMACs per image")
+    parser.add_argument("--budget_ms", type=float, help=f"{text} ms per call, timed here")
+    text = "sizes to choose from; by default the trained ones of a checkpoint, or the lookup grid's aspect"
+    parser.add_argument("--candidates", type=as_size, nargs="+", help=text)
+    text = "choose also among sizes that the checkpoint was not trained at"
+    parser.add_argument("--untrained_sizes", action="store_true", help=text)
+    text = "cpu or cuda: where the training step runs, and --budget_ms is timed"
+    parser.add_argument("--device", default="cpu", help=text)
+    parser.add_output_dir(text="folder for cost.md, cost.json and cost.csv")
     return parser
-
-
-def _size(text: str) -> tuple[int, ...]:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _pixels(text: str) -> tuple[int, ...]:
-    try:
-        return to_2tuple(parse_size(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither pixels such as 224 nor height x width: 224x320"
-        ) from None

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-from lookupvit.analysis.activations import activation_bytes, vit_activation_bytes
 from lookupvit.analysis.cost import count_macs, count_parameters, model_macs, vit_macs
+from lookupvit.bench.memory import activation_bytes
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
 from lookupvit.grid import check_compressed_size, grid_of, size_name
@@ -33,18 +33,18 @@ def cost_report(
     Args:
         model: `LookupViT` or `ViT`; it may lie on the meta device.
         img_sizes: (height, width) in pixels, one group of rows each.
-        sizes: compressed sizes; by default the paper's and the model's own, where they fit.
+        sizes: Compressed sizes; by default the paper's and the model's own, where they fit.
         paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
-        batch: images of a training step, for the memory of its activations.
-        head: head that is read; the model's own by default.
-        name: of the model, for the title.
-        device: where the training step would run; it decides what the self-attention keeps.
+        batch: Images of a training step, for the memory of its activations.
+        head: Head that is read; the model's own by default.
+        name: Of the model, for the title.
+        device: Where the training step runs; it decides what the self-attention keeps.
 
     Returns:
-        the table; counts in 1e9, or in 1e6 for a model below 0.1e9.
+        The table; counts in 1e9, or in 1e6 for a model below 0.1e9.
 
     Raises:
-        ValueError: for sizes and paths that do not fit.
+        ValueError: For sizes and paths that do not fit.
     """
     lookup = isinstance(model, LookupViT)
     vit = _vit_like(model) if lookup else model
@@ -60,16 +60,14 @@ def cost_report(
     with progress_bar("counting", len(img_sizes) + len(table) * len(paths or ())) as advance:
         for px in img_sizes:
             base = vit_macs(vit, px)
-            saved = None if checkpointing else sum(vit_activation_bytes(vit, batch, px).values())
+            saved = None if checkpointing else activation_bytes(vit, batch, px, device=device)
             report.rows.append(_row("ViT", px, None, base, base, count_macs(vit, px), vit, saved, unit, scale))
             advance()
             for _, size in (entry for entry in table if entry[0] == px):
                 for path in paths:
                     model.set_path(path)
                     terms = model_macs(model, px, size, head=head)
-                    saved = (
-                        None if checkpointing else sum(activation_bytes(model, batch, px, size, device=device).values())
-                    )
+                    saved = None if checkpointing else activation_bytes(model, batch, px, size, device)
                     measured, label = count_macs(model, px, size, head), _path_label(model, px, size, path)
                     who = f"LookupViT {size_name(size)}"
                     report.rows.append(_row(who, px, label, terms, base, measured, model, saved, unit, scale))
@@ -80,7 +78,7 @@ def cost_report(
     if lookup:
         report.notes.append("ViT: its blocks stand under refine, which is what they do to N tokens in place of M")
     if checkpointing:
-        report.notes.append("saved MiB is not known in closed form with gradient checkpointing")
+        report.notes.append("saved MiB is not known with gradient checkpointing")
     return report
 
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from lookupvit.checkpoints.contents import read_contents
 from lookupvit.checkpoints.pixels import Pixels, pixels_of
-from lookupvit.cli.common.arguments import OneLineParser
-from lookupvit.grid import parse_size, size_name
+from lookupvit.cli.common.arguments import OneLineParser, as_pixels, as_size
+from lookupvit.grid import size_name
 from lookupvit.interop.export import ENDINGS, FORMATS, PROBABILITIES, Preprocessing, export_model
 from lookupvit.interop.load_model import load_model
 from lookupvit.model.layers import HEADS
@@ -24,18 +24,18 @@ def export(argv: list[str]) -> None:
     """Writes the files, each compared with the model, and says what they take and give.
 
     Args:
-        argv: arguments after `lookupvit export`.
+        argv: Arguments after `lookupvit export`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, or a program that differs from the model.
+        ValueError, FileNotFoundError: For arguments that do not fit, or a program that differs from the model.
     """
     args = _parser().parse_args(argv)
     source, console = Path(args.checkpoint), Console()
     own = {"img_size": args.img_size} if args.img_size else {}
     model = load_model(source, **own)
     contents = read_contents(source)
-    pixels = pixels_of(contents)
-    given: dict[str, Any] = {} if pixels is None else pixels.as_dict()
+    trained_on = pixels_of(contents)
+    given: dict[str, Any] = {} if trained_on is None else trained_on.as_dict()
     if args.mean or args.std:
         if not (args.mean and args.std):
             raise ValueError("--mean and --std go together: give both, three numbers each")
@@ -103,7 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="lookupvit export",
         usage="lookupvit export CHECKPOINT --format {onnx,torch-export,folder} [options]",
         description="Write a model for other runtimes; the batch is dynamic, the image size fixed.",
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt of lookupvit fit, or folder of save_pretrained")
     parser.add_argument(
@@ -113,9 +112,9 @@ def _parser() -> argparse.ArgumentParser:
         help="onnx (.onnx), torch-export (.pt2) or folder (safetensors, config, model card, image processor)",
     )
     parser.add_argument("--output", metavar="FILE", help="what to write; beside the checkpoint by default")
-    parser.add_argument("--compressed_size", type=_size, nargs="+", metavar="HxW", help="the model's own by default")
+    parser.add_argument("--compressed_size", type=as_size, nargs="+", metavar="HxW", help="the model's own by default")
     parser.add_argument("--separate", action="store_true", help="a file for each size, not one with a choice in it")
-    parser.add_argument("--img_size", type=_pixels, metavar="PX", help="224 or 224x320; the model's own by default")
+    parser.add_argument("--img_size", type=as_pixels, metavar="PX", help="224 or 224x320; the model's own by default")
     parser.add_argument("--head", choices=HEADS, help="one head alone; the model's own by default")
     parser.add_argument("--preprocessing", action="store_true", help="fused: uint8 (B, Y, X, 3) in, probabilities out")
     parser.add_argument("--probabilities", choices=PROBABILITIES, help="with --preprocessing; the checkpoint's loss")
@@ -128,20 +127,3 @@ def _parser() -> argparse.ArgumentParser:
         help="order of the cross-attention's products (auto)",
     )
     return parser
-
-
-def _size(text: str) -> tuple[int, ...]:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _pixels(text: str) -> tuple[int, ...]:
-    try:
-        size = parse_size(text)
-    except ValueError:
-        size = ()
-    if len(size) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size: give 224, or 224x320 for height x width")
-    return size

@@ -6,14 +6,13 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.data import DataLoader, Subset
 
 from lookupvit.analysis.knn import knn_accuracy, pooled_features
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import contents_of
-from lookupvit.cli.common.arguments import OneLineParser
-from lookupvit.cli.common.loaded import data_config, data_module
-from lookupvit.grid import parse_size, size_name
+from lookupvit.cli.common.arguments import OneLineParser, as_size, check_data_options
+from lookupvit.cli.common.loaded import data_config, data_module, limited
+from lookupvit.grid import size_name
 from lookupvit.interop.load_model import load_model
 from lookupvit.model.encoder import TOKENS
 from lookupvit.tasks.belonging import say_untrained
@@ -23,18 +22,15 @@ def knn(argv: list[str]) -> None:
     """Classifies each image of a split by its nearest training images, at one or several compressed sizes.
 
     Args:
-        argv: arguments after `lookupvit knn`.
+        argv: Arguments after `lookupvit knn`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, passed = _parser().parse_known_args(argv)
-    strange = [arg for arg in passed if arg.startswith("--") and not arg.startswith(("--data.", "--data="))]
-    if (strange := [arg for arg in strange if arg != "--data"]) or (passed and not passed[0].startswith("--")):
-        raise ValueError(f"{(strange or passed)[0]} is no option of knn: it takes its own and --data.* (see --help)")
     path = Path(args.checkpoint)
     contents = contents_of(find.load(path), path)
-    data = data_module(data_config(contents, passed))
+    data = data_module(data_config(contents, check_data_options("knn", passed)))
     model = load_model(path, img_size=data.img_size).to(args.device)
     if not hasattr(data, "bank_dataloader") or hasattr(model, "num_frames"):
         raise ValueError(f"knn is of image classifiers: {type(data).__name__} and {type(model).__name__} are not")
@@ -44,7 +40,7 @@ def knn(argv: list[str]) -> None:
     data.setup("fit")
     data.setup("validate" if args.split == "val" else "test")
     loaders = [data.bank_dataloader(), data.val_dataloader() if args.split == "val" else data.test_dataloader()]
-    loaders = [_limited(loader, args.limit) for loader in loaders]
+    loaders = [limited(loader, args.limit) for loader in loaders]
     table = Table(title=f"{args.split} top-1 of {path.name}, {len(loaders[0].dataset)} training images", min_width=60)
     for column in ("compressed", *(f"k={k}" for k in args.k)):
         table.add_column(column)
@@ -55,36 +51,19 @@ def knn(argv: list[str]) -> None:
     Console().print(table)
 
 
-def _limited(loader: DataLoader, limit: int | None) -> DataLoader:
-    """The same images, or about so many, evenly spread."""
-    count = len(loader.dataset)
-    if limit is None or limit >= count:
-        return loader
-    chosen = Subset(loader.dataset, [i * count // limit for i in range(limit)])
-    return DataLoader(chosen, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="lookupvit knn",
         usage="lookupvit knn CHECKPOINT [options] [--data.root DIR ...]",
         description="Top-1 of a vote among the nearest training images, by cosine between pooled, frozen features.",
         epilog="--data.* options change the data that the checkpoint was trained on.",
-        allow_abbrev=False,
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt of lookupvit fit, or folder of save_pretrained")
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (10 20)")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the weights of the votes (0.07)")
-    parser.add_argument("--compressed_size", type=_size, nargs="+", metavar="HxW", help="the model's own by default")
+    parser.add_argument("--compressed_size", type=as_size, nargs="+", metavar="HxW", help="the model's own by default")
     parser.add_argument("--tokens", choices=TOKENS, default="compressed", help="which tokens are pooled (compressed)")
     parser.add_argument("--split", choices=("test", "val"), default="val", help="which images are classified (val)")
     parser.add_argument("--limit", type=int, metavar="N", help="use N images of each split, evenly spread")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     return parser
-
-
-def _size(text: str) -> tuple[int, ...]:
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None

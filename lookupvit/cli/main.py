@@ -1,38 +1,48 @@
-"""The command ``lookupvit``: says what there is, runs it, and turns a user's mistake into one line.
+"""The command `lookupvit`: lists the commands, runs one, and turns a user's mistake into one line.
 
-Heavy imports happen only when a command runs, so that ``lookupvit --help`` answers at once.
+A command's file is imported when the command runs, so that `lookupvit --help` answers at once.
 """
 
 import contextlib
+import difflib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from importlib import import_module
 
 EXIT_INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
 
-HELP = """\
+# The Trainer's commands get their own name before the arguments.
+TRAINER_COMMANDS = {
+    "fit": ("fit.run", "train a model"),
+    "validate": ("fit.run", "score a checkpoint on the validation data"),
+    "test": ("fit.run", "score a checkpoint on the test data"),
+    "predict": ("fit.run", "name the classes of an image, a folder or a glob, or caption them"),
+}
+# By name: the function in lookupvit.cli that runs it, and its line of help.
+COMMANDS = {
+    **TRAINER_COMMANDS,
+    "compare": ("compare.compare", "train and test several configurations: one table and the curves"),
+    "sweep": ("sweep.sweep.sweep", "accuracy against cost at many compressed sizes, of checkpoints or trained first"),
+    "attend": ("attend.attend", "where a model looks: gather maps, roll-out, entropy and diversity"),
+    "ablate": ("ablate.ablate", "a baseline and its variants, several seeds each; resumable"),
+    "cost": ("cost.cost", "multiply-adds, parameters and memory of a model; the largest size within a budget"),
+    "export": ("export.export", "a trained model as ONNX, as a torch.export program or as a folder for the Hub"),
+    "knn": ("knn.knn", "accuracy of nearest neighbours on a checkpoint's frozen features"),
+    "check-data": ("check_data.check_data", "decode every image and video ahead of time, list the bad ones"),
+    "make-shards": ("make_shards.make_shards", "write a folder of images as WebDataset shards"),
+    "train-tokenizer": ("train_tokenizer.train_tokenizer_command", "train a SentencePiece model on captions"),
+    "bench": ("bench.bench_main", "speed and memory on this machine, beside timm's ViT and ToMe"),
+}
+
+HELP = f"""\
 usage: lookupvit COMMAND [--config FILE]... [--OPTION VALUE]...
 
 commands:
-  fit        train a model
-  validate   score a checkpoint on the validation data
-  test       score a checkpoint on the test data
-  predict    name the classes of an image, a folder or a glob, or caption them
-  compare    train and test several configurations, one table and the curves
-  sweep      accuracy against cost at many compressed sizes, of checkpoints or trained first
-  attend     where a model looks: gather maps, roll-out, entropy and diversity
-  ablate     a baseline and its variations, several seeds each; resumable
-  cost       multiply-adds, parameters and memory of a model; the size that a budget pays for
-  export     a trained model as ONNX, torch.export program or folder for the Hub
-  knn        accuracy of nearest neighbours on a checkpoint's frozen features
-  check-data decode every image and video ahead of time, list the bad ones
-  make-shards  WebDataset shards of a tree of images
-  train-tokenizer  train a SentencePiece model on captions
-  bench      speed and memory on this machine, beside timm's ViT and ToMe
-
-Every field of every YAML file can be set from the command line; what stands further right wins.
+{"".join(f"  {name:<16} {text}{chr(10)}" for name, (_, text) in COMMANDS.items())}
+Every field of every YAML file can be set from the command line. Later options win over earlier ones.
 
   lookupvit fit --config configs/demo.yaml
   lookupvit fit --config configs/demo.yaml --model.lr 5e-4 --trainer.max_epochs 3
@@ -47,95 +57,6 @@ more:
 """
 
 
-def _trainer_command(argv: list[str]) -> None:
-    from lookupvit.cli.fit import run
-
-    run(argv)
-
-
-def _compare(argv: list[str]) -> None:
-    from lookupvit.cli.compare import compare
-
-    compare(argv)
-
-
-def _sweep(argv: list[str]) -> None:
-    from lookupvit.cli.sweep.sweep import sweep
-
-    sweep(argv)
-
-
-def _cost(argv: list[str]) -> None:
-    from lookupvit.cli.cost import cost
-
-    cost(argv)
-
-
-def _ablate(argv: list[str]) -> None:
-    from lookupvit.cli.ablate import ablate
-
-    ablate(argv)
-
-
-def _attend(argv: list[str]) -> None:
-    from lookupvit.cli.attend import attend
-
-    attend(argv)
-
-
-def _export(argv: list[str]) -> None:
-    from lookupvit.cli.export import export
-
-    export(argv)
-
-
-def _knn(argv: list[str]) -> None:
-    from lookupvit.cli.knn import knn
-
-    knn(argv)
-
-
-def _check_data(argv: list[str]) -> int:
-    from lookupvit.cli.check_data import check_data
-
-    return check_data(argv)
-
-
-def _make_shards(argv: list[str]) -> None:
-    from lookupvit.cli.make_shards import make_shards
-
-    make_shards(argv)
-
-
-def _train_tokenizer(argv: list[str]) -> None:
-    from lookupvit.cli.train_tokenizer import train_tokenizer_command
-
-    train_tokenizer_command(argv)
-
-
-def _bench(argv: list[str]) -> None:
-    from lookupvit.cli.bench import bench_main
-
-    bench_main(argv)
-
-
-# Any other command gets its own function of the arguments after its name.
-COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
-    "compare": _compare,
-    "sweep": _sweep,
-    "ablate": _ablate,
-    "attend": _attend,
-    "cost": _cost,
-    "export": _export,
-    "knn": _knn,
-    "check-data": _check_data,
-    "make-shards": _make_shards,
-    "train-tokenizer": _train_tokenizer,
-    "bench": _bench,
-}
-TRAINER_COMMANDS = ("fit", "validate", "test", "predict")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
@@ -143,8 +64,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
 
     Returns:
-        The exit code: 0, or 2 after a user's mistake, which is told in one line on stderr; of ``check-data`` 1 if it
-        found bad files. Any other exception is a bug and passes through.
+        The exit code: 0; 2 after a user's mistake, which is told in one line on stderr; 1 where `check-data` found bad
+        files. Any other exception is a bug and passes through.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv or os.environ.get("LOOKUPVIT_DEBUG", "0") not in ("", "0")
@@ -157,14 +78,11 @@ def main(argv: list[str] | None = None) -> int:
 
         print(version("lookupvit"))
         return 0
-    known = (*TRAINER_COMMANDS, *COMMANDS)
-    if argv[0] not in known:
-        import difflib
-
-        close = difflib.get_close_matches(argv[0], known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+    if argv[0] not in COMMANDS:
+        close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         return _fail("", f"unknown command {argv[0]!r}: {hint}")
-    with _quick_interrupt():  # seconds of imports, whose tracebacks are nobody's concern
+    with _quick_interrupt():  # seconds of imports, whose tracebacks help nobody
         from lookupvit.cli.common.errors import exit_code_of, interrupted, is_users, one_line
 
     try:
@@ -184,10 +102,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    if argv[0] in COMMANDS:
-        return COMMANDS[argv[0]](argv[1:]) or 0
-    _trainer_command(argv)
-    return 0
+    module, _, function = COMMANDS[argv[0]][0].rpartition(".")
+    command = getattr(import_module(f"lookupvit.cli.{module}"), function)
+    result = command(argv if argv[0] in TRAINER_COMMANDS else argv[1:])
+    return result if isinstance(result, int) else 0
 
 
 def _fail(command: str, message: str, code: int = 2) -> int:
@@ -204,9 +122,9 @@ def _quick_interrupt() -> Iterator[None]:
         os._exit(EXIT_INTERRUPTED)
 
     main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, leave) if main_thread else None
+    previous = signal.signal(signal.SIGINT, leave) if main_thread else None
     try:
         yield
     finally:
         if main_thread:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)

@@ -29,13 +29,13 @@ examples:
 
 
 def make_shards(argv: list[str]) -> None:
-    """Writes the shards of one split, then ``_info.json``, which makes them one; with a progress bar.
+    """Writes the shards of one split, then `_info.json`, which makes them one; with a progress bar.
 
     Args:
-        argv: arguments after ``lookupvit make-shards``.
+        argv: Arguments after `lookupvit make-shards`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments or data that do not fit, and for a disk that takes no more.
+        ValueError, FileNotFoundError: For arguments or data that do not fit, and for a disk that takes no more.
     """
     args = _parser().parse_args(argv)
     if args.max_count < 1 or args.max_size <= 0:
@@ -83,7 +83,7 @@ def _check(paths: list[str], output: Path, workers: int) -> None:
 
 
 def _read(output: Path) -> dict:
-    """``_info.json`` of earlier splits."""
+    """`_info.json` of earlier splits."""
     try:
         info = json.loads((output / INFO).read_text())
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def _write_all(samples: list[tuple[str, int]], output: Path, pattern: str, count
 
 
 def _shards(samples: list[tuple[str, int]], count: int, size: float) -> Iterator[list[tuple[int, str, int]]]:
-    """The samples of each shard: as many as fit into ``size`` bytes, and ``count`` at most."""
+    """The samples of each shard: as many as fit into `size` bytes, and `count` at most."""
     shard, total = [], 0
     for number, (path, label) in enumerate(samples):
         grown = os.path.getsize(path) + 3 * 512  # three headers or so
@@ -150,7 +150,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Write WebDataset shards (jpg, cls, _info.json) of ROOT/SPLIT/CLASS/*.jpg into OUT, shuffled.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("root", metavar="ROOT", help="the folder that holds the splits")
     parser.add_argument("output", metavar="OUT", help="folder of the shards")

@@ -43,8 +43,8 @@ class Planned:
     """A training.
 
     Attributes:
-        name: its folder.
-        argv: options of `fit`.
+        name: Its folder.
+        argv: Options of `fit`.
     """
 
     name: str
@@ -56,11 +56,11 @@ class Trained:
     """A training that is finished.
 
     Attributes:
-        name: its folder.
-        checkpoint: its last one.
-        epochs: how long it was.
-        steps: likewise, optimiser steps.
-        seconds: time that it took, of the last part if it was resumed; None for runs of versions that kept no time.
+        name: Its folder.
+        checkpoint: Its last one.
+        epochs: How long it was.
+        steps: Likewise, optimiser steps.
+        seconds: Time that it took, of the last part if it was resumed; None for runs of versions that kept no time.
     """
 
     name: str
@@ -79,16 +79,16 @@ def train(
     goes on from its last checkpoint.
 
     Args:
-        planned: the trainings.
-        output: folder of the runs.
-        console: for what is going on.
-        check: gets the settings of the first one before anything is trained, and raises if something does not fit.
+        planned: The trainings.
+        output: Folder of the runs.
+        console: For what is going on.
+        check: Gets the settings of the first one before anything is trained, and raises if something does not fit.
 
     Returns:
-        the trainings.
+        The trainings.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if options do not fit, or a run in the folder had other settings.
+        ValueError, FileNotFoundError: One line, if options do not fit, or a run in the folder had other settings.
     """
     arguments, settings = {}, {}
     for one in planned:
@@ -123,10 +123,10 @@ def common_output(configs: dict[str, dict[str, Any]]) -> Path:
     """The one folder that configurations, by their files, send their runs to.
 
     Args:
-        configs: from `resolve`.
+        configs: From `resolve`.
 
     Raises:
-        ValueError: if they name two.
+        ValueError: If they name two.
     """
     found = {
         file: output_folder(settings["output_dir"], settings.get("trainer.default_root_dir"))
@@ -167,7 +167,7 @@ def _is_done(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a run is finished.
 
     Raises:
-        ValueError: if it was run, or begun, with other settings.
+        ValueError: If it was run, or begun, with other settings.
     """
     begun, done = folder / "settings.json", folder / "done.json"
     for file in (done, begun):

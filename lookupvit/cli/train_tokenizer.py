@@ -12,7 +12,7 @@ def train_tokenizer_command(argv: list[str]) -> None:
     """Trains a tokenizer and writes it; of a data set only the annotations are read, not the images.
 
     Args:
-        argv: Arguments after ``lookupvit train-tokenizer``.
+        argv: Arguments after `lookupvit train-tokenizer`.
 
     Raises:
         ValueError: For arguments or captions that do not fit, in one line.
@@ -21,7 +21,6 @@ def train_tokenizer_command(argv: list[str]) -> None:
     parser = OneLineParser(
         prog="lookupvit train-tokenizer",
         description="Train a SentencePiece model on the training captions of a data set, or on files of captions.",
-        allow_abbrev=False,
     )
     parser.add_argument("--data.root", dest="root", metavar="DIR", help="folder of a captioned data set")
     parser.add_argument(
@@ -32,7 +31,11 @@ def train_tokenizer_command(argv: list[str]) -> None:
         help=f"its layout ({', '.join(LAYOUTS)}) or a .json file",
     )
     parser.add_argument(
-        "--captions", nargs="+", default=[], metavar="FILE", help="COCO or Karpathy JSON, or text with a caption a line"
+        "--captions",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="COCO or Karpathy JSON, or text with a caption per line",
     )
     parser.add_argument("--vocab_size", type=int, default=32000, help="tokens at most (32000)")
     parser.add_argument("--model_type", choices=MODEL_TYPES, default="unigram", help="kind of model (unigram)")

@@ -64,7 +64,7 @@ def test_mistakes_are_one_line(
     for options, message in (
         ("--layer 2", "--layer 2: this model has 2 blocks"),
         ("--head 2", "--head 2: this model has 2 attention heads"),
-        ("--count 0", "--count 0 is no number of images"),
+        ("--count 0", "argument --count: '0' is not a whole number of at least 1"),
         ("--size 9x9", "compressed_size (9, 9) does not fit the lookup grid (4, 4)"),
         ("--path /nowhere/*.jpg", "/nowhere/*.jpg"),
         ("--trainer.devices 2", "--trainer.devices is no option of attend"),

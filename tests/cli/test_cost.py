@@ -112,7 +112,7 @@ def test_a_checkpoint_knows_its_model(capsys, tmp_path):
         ([*TINY, "--compressed_size", "9x9"], "does not fit the lookup grid (8, 8)"),
         ([*TINY, "--compressed_size", "3by3"], "'3by3' is not of the form 3x3"),
         ([*TINY, "--img_size", "30"], "is not a multiple of the patch size"),
-        ([*TINY, "--img_size", "big"], "'big' is neither pixels"),
+        ([*TINY, "--img_size", "big"], "'big' is no image size: give 224, or 224x320"),
         ([*TINY, "--path", "measured"], "invalid choice: 'measured'"),
         ([*TINY[:2], "--args", "depth=3"], "is not JSON"),
         ([*TINY[:2], "--args", "[1]"], "is not a mapping"),

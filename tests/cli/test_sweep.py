@@ -233,7 +233,7 @@ def test_training_one_model_a_size_and_one_for_all(
         expected = top1[("multi_seed0", size)] - top1[(f"single_{size[0]}x{size[1]}_seed0", size)]
         assert one["difference_mean"] == pytest.approx(expected) and one["difference_sd"] is None
     assert [study["model"] for study in document["cascades"]] == ["multi_seed0"]
-    assert "one model for all sizes against one model a size" in printed
+    assert "one model for all sizes against one model for each size" in printed
 
     # All are finished: nothing is trained again, and changed settings are told.
     message = error_of(capsys, [*argv, "--model.lr", "0.5"])
@@ -266,7 +266,7 @@ def test_runs_of_several_seeds_are_one_series_and_one_contrast() -> None:
     assert contrasts_of(found, {name: run for name, run in runs.items() if run.size}) == []
 
     one_a_size, for_all = series_of(found.rows, runs, "macs", 1e6)
-    assert (one_a_size.label, for_all.label) == ("one model a size", "one model, all sizes")
+    assert (one_a_size.label, for_all.label) == ("one model per size", "one model, all sizes")
     assert [(point.cost, point.accuracy, point.name) for point in one_a_size.points] == [(2, 50, "2x2"), (3, 50, "3x3")]
     assert [(point.accuracy, point.error) for point in for_all.points] == [
         (50, pytest.approx(50 / 2**0.5)),
@@ -301,7 +301,7 @@ def test_names_of_runs() -> None:
         ("{mine} --sizes 2x2x2", "compressed size '2x2x2' has 3 axes: images have two, such as 3x3"),
         ("{mine} --sizes 9x9", "mine at 32x32 px: compressed_size (9, 9) does not fit the lookup grid (4, 4)"),
         ("{mine} --sizes 2x2 2x2", "--sizes lists (2, 2) twice"),
-        ("{mine} --img_size big", "'big' is no image size: give 48, or 48x64"),
+        ("{mine} --img_size big", "'big' is no image size: give 224, or 224x320"),
         ("{mine} --img_size 36", "image size (36, 36) is not a multiple of the patch size (8, 8)"),
         ("{mine} --limit 0", "'0' is not a whole number of at least 1"),
         ("{mine} --labels a b", "2 --labels for 1 checkpoints: give one each"),

@@ -17,10 +17,10 @@ class CascadePoint(NamedTuple):
     """One point of an accuracy-against-cost curve.
 
     Attributes:
-        cascade: sizes and thresholds, from the validation data.
-        target_cost: average cost that it was calibrated to.
-        val: how it does on the data that it was calibrated on.
-        test: how it does on other data.
+        cascade: Sizes and thresholds, from the validation data.
+        target_cost: Average cost that it was calibrated to.
+        val: How it does on the data that it was calibrated on.
+        test: How it does on other data.
     """
 
     cascade: Cascade
@@ -33,12 +33,12 @@ class Comparison(NamedTuple):
     """A fixed size, and the cascade that was calibrated to its cost, on the same test images.
 
     Attributes:
-        size: the fixed size.
-        fixed: how it does.
-        cascade: calibrated on the validation data.
-        result: how that does.
-        difference: accuracy of the cascade minus that of the fixed size.
-        standard_error: of the difference, from the images on which the two disagree.
+        size: The fixed size.
+        fixed: How it does.
+        cascade: Calibrated on the validation data.
+        result: How that does.
+        difference: Accuracy of the cascade minus that of the fixed size.
+        standard_error: Of the difference, from the images on which the two disagree.
     """
 
     size: Size
@@ -65,23 +65,23 @@ def calibrate_cascade(
     """The best cascade on validation data.
 
     Args:
-        logits_by_size: logits `(n, C)` of the same images at each size.
-        targets: classes `(n,)`.
-        costs: of every size.
-        target_cost: highest average cost; the most accurate cascade within it is chosen, of equals the cheaper one.
-        target_accuracy: least accuracy in [0, 1]; the cheapest cascade that has it is chosen, of equals the more
+        logits_by_size: Logits `(n, C)` of the same images at each size.
+        targets: Classes `(n,)`.
+        costs: Of every size.
+        target_cost: Highest average cost; the most accurate cascade within it is chosen, of equals the cheaper one.
+        target_accuracy: Least accuracy in [0, 1]; the cheapest cascade that has it is chosen, of equals the more
             accurate one. Give one of the two targets.
-        confidence: one of `CONFIDENCES`; None tries each, here and below, and keeps what is best.
-        temperature: whether to divide each size's logits by the temperature that fits these data best.
-        average: whether a stage answers with the mean of the logits so far.
-        max_stages: sizes of a cascade at most.
-        grid: thresholds G to try a stage.
+        confidence: One of `CONFIDENCES`; None tries each, here and below, and keeps what is best.
+        temperature: Whether to divide each size's logits by the temperature that fits these data best.
+        average: Whether a stage answers with the mean of the logits so far.
+        max_stages: Sizes of a cascade at most.
+        grid: Thresholds G to try per stage.
 
     Returns:
-        the cascade; it may consist of one size.
+        The cascade; it may consist of one size.
 
     Raises:
-        ValueError: for a target that no cascade reaches, or arguments that do not fit, in one line.
+        ValueError: For a target that no cascade reaches, or arguments that do not fit, in one line.
     """
     if (target_cost is None) == (target_accuracy is None):
         raise ValueError("calibrate_cascade needs one of target_cost and target_accuracy")
@@ -104,18 +104,18 @@ def cascade_curve(
 
     Args:
         val_logits: `(n, C)` at each size, validation images.
-        val_targets: their classes `(n,)`.
+        val_targets: Their classes `(n,)`.
         test_logits: `(n', C)` at each size, other images.
-        test_targets: their classes `(n',)`.
-        costs: of every size.
-        n_points: target costs, spaced evenly on a logarithmic scale between the cheapest and the dearest size.
-        **options: of `calibrate_cascade`.
+        test_targets: Their classes `(n',)`.
+        costs: Of every size.
+        n_points: Target costs, spaced evenly on a logarithmic scale between the cheapest and the dearest size.
+        **options: Of `calibrate_cascade`.
 
     Returns:
-        the points, from cheap to dear on the validation data; targets that give the same cascade give one point.
+        The points, from cheap to dear on the validation data; targets that give the same cascade give one point.
 
     Raises:
-        ValueError: where validation and test data are the same images, which would flatter the cascade.
+        ValueError: Where validation and test data are the same images, which would flatter the cascade.
     """
     _check_apart(val_logits, val_targets, test_logits, test_targets)
     if n_points < 1:

@@ -31,8 +31,8 @@ class CascadeCosts:
     """What the stages of a cascade cost an image, in one unit (multiply-adds, or milliseconds).
 
     Attributes:
-        shared: what is paid once, whatever the sizes: the embedding.
-        stages: what each size costs on top.
+        shared: What is paid once, whatever the sizes: the embedding.
+        stages: What each size costs on top.
     """
 
     shared: float
@@ -52,13 +52,13 @@ def cascade_costs(
     """Multiply-adds of the embedding and of each size's stage, in closed form.
 
     Args:
-        model: the model.
-        sizes: compressed grids.
-        img_size: pixels; the model's own by default.
-        head: head that is read; the model's own by default.
+        model: The model.
+        sizes: Compressed grids.
+        img_size: Pixels; the model's own by default.
+        head: Head that is read; the model's own by default.
 
     Raises:
-        ValueError: for a size that does not fit, or a model without compressed tokens.
+        ValueError: For a size that does not fit, or a model without compressed tokens.
     """
     _check_model(model)
     shared = embedding_macs(model, img_size)
@@ -70,9 +70,9 @@ class CascadeResult(NamedTuple):
     """How a cascade did.
 
     Attributes:
-        accuracy: share of images named rightly, in [0, 1].
-        cost: average cost of an image.
-        shares: share of the images that end at each stage.
+        accuracy: Share of images named rightly, in [0, 1].
+        cost: Average cost of an image.
+        shares: Share of the images that end at each stage.
     """
 
     accuracy: float
@@ -85,17 +85,17 @@ class Cascade:
     """Sizes and thresholds.
 
     Attributes:
-        sizes: compressed grids in the order in which they run, cheapest first.
-        thresholds: one fewer: after a stage, an image goes on where its confidence lies below.
+        sizes: Compressed grids in the order in which they run, cheapest first.
+        thresholds: One fewer: after a stage, an image goes on where its confidence lies below.
         confidence: "probability" (of the likeliest class), "margin" (between the two likeliest) or "entropy" (1 minus
             the entropy over its maximum log C); all in [0, 1].
-        temperatures: the logits of each size are divided by its temperature first; all 1 by default.
-        average: answer with the mean of the logits of all stages so far, in place of the last one's.
+        temperatures: The logits of each size are divided by its temperature first; all 1 by default.
+        average: Answer with the mean of the logits of all stages so far, in place of the last one's.
         model: `lookupvit.checkpoints.fingerprint` of the weights that the thresholds were chosen with; None: not known.
-        img_size: pixels (height, width) of the images that they were chosen on; None: not known.
+        img_size: Pixels (height, width) of the images that they were chosen on; None: not known.
 
     Raises:
-        ValueError: where these do not fit together.
+        ValueError: Where these do not fit together.
     """
 
     sizes: tuple[Size, ...]
@@ -134,7 +134,7 @@ class Cascade:
             logits_by_size: `(n, C)` of at least this cascade's sizes, over the same images.
 
         Returns:
-            logits `(n, C)` of the stage at which each image ends, after temperature and averaging, and the stage
+            Logits `(n, C)` of the stage at which each image ends, after temperature and averaging, and the stage
             `(n,)`, counted from 0. Both in float64 on the CPU, for logits on any device.
         """
         logits = _complete(logits_by_size, self.sizes)
@@ -151,9 +151,9 @@ class Cascade:
         """Accuracy and average cost on images whose logits at every size are known.
 
         Args:
-            logits_by_size: see `decide`.
-            targets: classes `(n,)`.
-            costs: of this cascade's sizes at least.
+            logits_by_size: See `decide`.
+            targets: Classes `(n,)`.
+            costs: Of this cascade's sizes at least.
         """
         logits, stage = self.decide(logits_by_size)
         shares = torch.bincount(stage, minlength=len(self.sizes)).double() / len(stage)
@@ -169,16 +169,16 @@ class Cascade:
         """Runs the cascade: one embedding, and each further size on the remaining images only.
 
         Args:
-            model: a model with compressed tokens, in evaluation mode.
+            model: A model with compressed tokens, in evaluation mode.
             images: `(B, 3, height, width)`.
-            head: head that is read; the model's own by default.
+            head: Head that is read; the model's own by default.
 
         Returns:
-            logits `(B, C)` in float32, after temperature and averaging, and the stage `(B,)` at which each image ended,
+            Logits `(B, C)` in float32, after temperature and averaging, and the stage `(B,)` at which each image ended,
             both on the images' device.
 
         Raises:
-            ValueError: for a model without compressed tokens, or a size that does not fit the images.
+            ValueError: For a model without compressed tokens, or a size that does not fit the images.
         """
         _check_model(model)
         lookup, grid = model.embed_images(images)
@@ -224,7 +224,7 @@ class Cascade:
         """The cascade that `as_dict` described; a key "about" is passed over.
 
         Raises:
-            ValueError: for missing, unknown or ill-typed entries, in one line.
+            ValueError: For missing, unknown or ill-typed entries, in one line.
         """
         values = checked_values(values)
         return cls(**{**values, "sizes": tuple(parse_size(size) for size in values["sizes"])})
@@ -233,8 +233,8 @@ class Cascade:
         """Writes JSON.
 
         Args:
-            path: file; its folder is made where it is missing.
-            about: plain data on where the thresholds come from, for the reader.
+            path: File; its folder is made where it is missing.
+            about: Plain data on where the thresholds come from, for the reader.
 
         Returns:
             `path`.
@@ -247,8 +247,8 @@ class Cascade:
         """Reads what `save` wrote.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it holds no cascade, in one line that names the file.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it holds no cascade, in one line that names the file.
         """
         path = Path(path)
         if not path.is_file():

@@ -13,7 +13,7 @@ def checked_values(values: Any) -> dict[str, Any]:
     """The entries of a file that `Cascade` takes, of the right types.
 
     Raises:
-        ValueError: for missing, unknown or ill-typed entries, in one line.
+        ValueError: For missing, unknown or ill-typed entries, in one line.
     """
     if not isinstance(values, dict):
         raise ValueError(f"expected a mapping with sizes and thresholds, got a {type(values).__name__}")
@@ -40,16 +40,16 @@ def check_belongs(cascade: "Cascade", source: str | Path, model: str, img_size: 
     """Refuses a model or an image size that the thresholds were not chosen for.
 
     Args:
-        cascade: what runs.
-        source: file of this cascade, for the message.
-        model: fingerprint of the model that is to run.
-        img_size: pixels (height, width) that it is to run on.
+        cascade: What runs.
+        source: File of this cascade, for the message.
+        model: Fingerprint of the model that is to run.
+        img_size: Pixels (height, width) that it is to run on.
 
     Returns:
-        a line that says that the cascade does not tell what it belongs to; None where all is well.
+        A line that says that the cascade does not tell what it belongs to; None where all is well.
 
     Raises:
-        ValueError: in one line, for another model or image size.
+        ValueError: In one line, for another model or image size.
     """
     if cascade.model is None or cascade.img_size is None:
         return (

@@ -1,7 +1,7 @@
 """Every cascade that validation data offer, with its accuracy and its cost.
 
 Every chain of sizes, from one size alone to `max_stages` of them, is tried with every combination of thresholds on a
-grid of quantiles. How many images a stage hands on, and what they gain there, are sums over the images below each
+grid of quantiles. How many images each stage hands on, and what they gain there, are sums over the images below each
 threshold: cumulative histograms over the stages' confidences, so all combinations of a chain cost one pass over the
 images.
 
@@ -25,10 +25,10 @@ class _Table:
     """One chain at all its thresholds: images named rightly and average cost, `(G_1, ..., G_k)`.
 
     Attributes:
-        cascade: the chain; its thresholds are placeholders.
-        thresholds: those of each axis.
-        right: images named rightly, whole numbers in float64, so that equals are equal.
-        cost: average cost of an image.
+        cascade: The chain; its thresholds are placeholders.
+        thresholds: Those of each axis.
+        right: Images named rightly, whole numbers in float64, so that equals are equal.
+        cost: Average cost of an image.
     """
 
     cascade: Cascade
@@ -47,7 +47,7 @@ class Candidates:
     """The tables of every chain and option, ready for any number of targets; see `calibrate_cascade` for the arguments.
 
     Raises:
-        ValueError: for arguments that do not fit, in one line.
+        ValueError: For arguments that do not fit, in one line.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Candidates:
         """The most accurate cascade of an average cost of at most `target`; of equals the cheaper one.
 
         Raises:
-            ValueError: where none is so cheap.
+            ValueError: Where none is so cheap.
         """
 
         def best(table: _Table) -> tuple[float, float, int] | None:
@@ -104,14 +104,14 @@ class Candidates:
 
         if (found := self._best(best)) is None:
             least = min(table.cost.min().item() for table in self.tables)
-            raise ValueError(f"no cascade costs {target:.4g} or less: the cheapest costs {least:.4g} an image")
+            raise ValueError(f"no cascade costs {target:.4g} or less: the cheapest costs {least:.4g} per image")
         return found
 
     def with_accuracy(self, target: float) -> Cascade:
         """The cheapest cascade of an accuracy of at least `target`; of equals the more accurate one.
 
         Raises:
-            ValueError: where none is so accurate.
+            ValueError: Where none is so accurate.
         """
         n = len(self.targets)
 
@@ -167,9 +167,9 @@ def _below(weight: Tensor, cell: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Total weight of the images that go on from every stage so far, at each combination of thresholds.
 
     Args:
-        weight: of each image, `(n,)`.
-        cell: of each image, the flat index of the lowest thresholds at which it goes on, `(n,)`.
-        shape: thresholds of each stage.
+        weight: Of each image, `(n,)`.
+        cell: Of each image, the flat index of the lowest thresholds at which it goes on, `(n,)`.
+        shape: Thresholds of each stage.
     """
     sums = torch.bincount(cell, weight, minlength=torch.Size(shape).numel()).view(shape)
     for axis in range(len(shape)):

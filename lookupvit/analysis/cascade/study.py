@@ -17,15 +17,15 @@ class CascadeStudy:
     """What a cascade over the sizes of one model reaches.
 
     Attributes:
-        label: the model.
+        label: The model.
         img_size: (height, width) in pixels.
-        thresholds_from: the images that the thresholds were calibrated on, in words.
-        figures_from: the images behind every accuracy here, in words.
-        calibration_images: how many of the former.
-        images: how many of the latter.
-        points: the curve, by rising cost that was aimed at.
-        comparisons: for each fixed size, the cascade that may cost as much.
-        model: fingerprint of the model's weights.
+        thresholds_from: The images that the thresholds were calibrated on, in words.
+        figures_from: The images behind every accuracy here, in words.
+        calibration_images: How many of the former.
+        images: How many of the latter.
+        points: The curve, by rising cost that was aimed at.
+        comparisons: For each fixed size, the cascade that may cost as much.
+        model: Fingerprint of the model's weights.
     """
 
     label: str
@@ -39,7 +39,7 @@ class CascadeStudy:
     model: str = ""
 
     def as_dict(self) -> dict:
-        """Plain data; costs in multiply-adds an image, accuracies in percent."""
+        """Plain data; costs in multiply-adds per image, accuracies in percent."""
         return {
             "model": self.label,
             "img_size": list(self.img_size),
@@ -80,16 +80,16 @@ def study_cascade(
     """Calibrates cascades over the sizes of a model and scores them on images that the thresholds have not seen.
 
     Args:
-        label: of the model.
-        subject: the model, with two or more sizes.
+        label: Of the model.
+        subject: The model, with two or more sizes.
         img_size: (height, width) in pixels.
         logits: `(n, C)` by size.
         targets: `(n,)`.
-        validation: logits and targets to calibrate on; None: every other one of the images above, and the figures
+        validation: Logits and targets to calibrate on; None: every other one of the images above, and the figures
             are of the rest.
 
     Raises:
-        ValueError: if there are not two images.
+        ValueError: If there are not two images.
     """
     if validation is None:
         if len(targets) < 2:

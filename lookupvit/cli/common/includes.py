@@ -1,4 +1,4 @@
-"""Configuration files that build on others: the key ``include``, and mappings that merge."""
+"""Configuration files that build on others: the key `include`, and mappings that merge."""
 
 import json
 import re
@@ -7,18 +7,25 @@ from typing import Any
 
 import yaml
 
+_SHORT_NAMES = {
+    "--budget_gmacs": "--model.budget_gmacs",
+    "--cascade": "--model.cascade",
+    "--untrained_sizes": "--model.untrained_sizes",
+    "--output": "--output_dir",  # its name in other commands once
+}
+
 
 def expand_includes(args: list[str]) -> list[str]:
-    """Puts the files that a ``--config`` file includes before it, so that what it says itself wins.
+    """Puts the files that a `--config` file includes before it, so that what it says itself wins.
 
-    A file names them as ``include: [../base/gpu.yaml, ...]``, relative to itself; they may include others. An argument
-    that is a mapping itself (``model.args``) merges with that of the files before, key by key, as on the command line.
+    A file names them as `include: [../base/gpu.yaml, ...]`, relative to itself; they may include others. An argument
+    that is a mapping itself (`model.args`) merges with that of the files before, key by key, as on the command line.
 
     Args:
         args: Command-line arguments.
 
     Returns:
-        The arguments, with one ``--config`` for each included file, and one after each file for what it merges.
+        The arguments, with one `--config` for each included file, and one after each file for what it merges.
 
     Raises:
         FileNotFoundError: If a file is not there.
@@ -97,8 +104,14 @@ def _with_included(file: Path, parents: tuple[Path, ...]) -> list[tuple[Path, di
     return [*files, (file, content)]
 
 
+def expand_short(args: list[str]) -> list[str]:
+    """Arguments with the shorter names of options for inference written out."""
+    split = [arg.partition("=") for arg in args]
+    return [_SHORT_NAMES.get(name, name) + equals + value for name, equals, value in split]
+
+
 def option_of(args: list[str], name: str) -> str | None:
-    """The last value of ``--name`` among the arguments."""
+    """The last value of `--name` among the arguments."""
     value = None
     for i, arg in enumerate(args):
         if arg == f"--{name}" and i + 1 < len(args):

@@ -12,18 +12,17 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.data import DataLoader, Subset
 
-import datamodules
 from lookupvit import tasks, trust
 from lookupvit.analysis.sweep import Size, Subject
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, contents_of, is_exported
 from lookupvit.cli.common import stored
-from lookupvit.cli.common.errors import explain
+from lookupvit.cli.common.errors import raise_cause
+from lookupvit.cli.common.explain import explain
 from lookupvit.grid import check_compressed_size, grid_of
 from lookupvit.tasks.belonging import say_untrained
 
 CHOSEN = "chosen_by_file"  # options of a configuration of data that the checkpoint chose, not the user
-_CLASSES = {"data": list(datamodules.__all__), "model": list(tasks.__all__)}
 
 
 @dataclass
@@ -31,12 +30,12 @@ class Loaded:
     """A checkpoint's model.
 
     Attributes:
-        label: its name in tables and pictures.
-        path: the checkpoint.
-        task: the task, whose `model` is on its device and in evaluation mode.
-        subject: the model with the sizes and the head to sweep.
-        data: configuration of its data, `{"class_path": ..., "init_args": {...}}`.
-        contents: what the checkpoint says.
+        label: Its name in tables and pictures.
+        path: The checkpoint.
+        task: The task, whose `model` is on its device and in evaluation mode.
+        subject: The model with the sizes and the head to sweep.
+        data: Configuration of its data, `{"class_path": ..., "init_args": {...}}`.
+        contents: What the checkpoint says.
     """
 
     label: str
@@ -57,14 +56,14 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
     """The model of a checkpoint.
 
     Args:
-        path: checkpoint that `fit` wrote.
-        label: name in tables and pictures.
-        sizes: compressed sizes to sweep; None: those that it was trained or evaluated at.
+        path: Checkpoint that `fit` wrote.
+        label: Name in tables and pictures.
+        sizes: Compressed sizes to sweep; None: those that it was trained or evaluated at.
         head: "both", or one head of a LookupViT; None: what the task evaluates.
-        device: where the model goes.
+        device: Where the model goes.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if it is no checkpoint of an image classifier, or the head is unknown.
+        ValueError, FileNotFoundError: One line, if it is no checkpoint of an image classifier, or the head is unknown.
     """
     task, contents = load_task(path, device)
     if not isinstance(task, tasks.ClassificationTask) or isinstance(task, tasks.VideoTask):
@@ -84,7 +83,7 @@ def load_task(path: Path, device: str) -> tuple[LightningModule, Contents]:
     """The task of a checkpoint, or of a folder of `save_pretrained`, in evaluation mode on `device`; what it says.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if it is no checkpoint of a whole model.
+        ValueError, FileNotFoundError: One line, if it is no checkpoint of a whole model.
     """
     checkpoint = find.load(path)
     config = stored.as_config(checkpoint, linked=())
@@ -135,12 +134,12 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
     """The whole configuration of the data to run a checkpoint on, with images prepared as the checkpoint's were.
 
     Args:
-        contents: what the checkpoint says of its data and pixels.
+        contents: What the checkpoint says of its data and pixels.
         overrides: `--data.*` options.
-        img_size: pixels, in place of the configuration's; None keeps it.
+        img_size: Pixels, in place of the configuration's; None keeps it.
 
     Raises:
-        ValueError: for options that do not fit, or if the checkpoint says nothing of its data.
+        ValueError: For options that do not fit, or if the checkpoint says nothing of its data.
     """
     data = contents.data
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
@@ -175,19 +174,22 @@ def loader_of(data: LightningDataModule, split: str, limit: int | None) -> DataL
     """Batches of a split in the order of the data.
 
     Args:
-        data: the data.
+        data: The data.
         split: "val" or "test".
-        limit: about so many images, evenly spread, so that data sorted by class stays balanced; None for all.
+        limit: As for `limited`.
     """
     data.setup("validate" if split == "val" else "test")
     loader = data.val_dataloader() if split == "val" else data.test_dataloader()
+    return limited(loader, limit)
+
+
+def limited(loader: DataLoader, limit: int | None) -> DataLoader:
+    """The same images, or about `limit` of them, evenly spread, so that data sorted by class stays balanced."""
     count = len(loader.dataset)
     if limit is None or limit >= count:
         return loader
     chosen = Subset(loader.dataset, [i * count // limit for i in range(limit)])
-    return DataLoader(
-        chosen, batch_size=loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn
-    )
+    return DataLoader(chosen, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
 
 
 def calibration_loader(
@@ -221,15 +223,10 @@ def _parse(key: str, base: type, argv: list[str]) -> Any:
     try:
         return parser.parse_args(argv)
     except argparse.ArgumentError as error:
-        raise ValueError(explain(trust.unmarked(str(error)), parser, _CLASSES)) from error
+        raise ValueError(explain(trust.unmarked(str(error)), parser, stored.CLASSES)) from error
 
 
 def _instantiate(key: str, base: type, argv: list[str]) -> Any:
     config = _parse(key, base, argv)
-    try:
+    with raise_cause():
         return _parser(key, base).instantiate_classes(config)[key]
-    except ValueError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the parser wraps what an __init__ raises
-            cause = cause.__cause__
-        raise cause from None

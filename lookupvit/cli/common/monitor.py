@@ -11,7 +11,7 @@ from lookupvit.tasks.base import Task
 
 
 def defaults(task: type[Task]) -> dict[str, str]:
-    """Options of ``checkpoint`` for a task: its own figure, and whether more of it is better."""
+    """Options of `checkpoint` for a task: its own figure, and whether more of it is better."""
     key, mode = task.monitor
     name = f"epoch{{epoch:03d}}-{key.rpartition('/')[2]}_{{{key}:.4f}}"
     return {"checkpoint.monitor": key, "checkpoint.mode": mode, "checkpoint.filename": name}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -12,7 +13,7 @@ OUTPUT_DIR = "outputs"  # by default
 
 
 def output_folder(output_dir: str, default_root_dir: Any) -> Path:
-    """Folder of all experiments: ``--output_dir``, which Lightning calls ``--trainer.default_root_dir``.
+    """Folder of all experiments: `--output_dir`, which Lightning calls `--trainer.default_root_dir`.
 
     Raises:
         ValueError: If both are given and differ.
@@ -27,8 +28,25 @@ def output_folder(output_dir: str, default_root_dir: Any) -> Path:
     return Path(default_root_dir)
 
 
+def experiment(config: Any) -> Path:
+    """The folder of an experiment, OUTPUT_DIR/NAME; the name is the model's where none is given.
+
+    Raises:
+        ValueError: If the name leads out of the output folder.
+    """
+    model = config.get("model")
+    if isinstance(model, LightningModule):
+        model_name = model.hparams.get("name")
+    else:
+        model_name = model.init_args.get("name") if model and "init_args" in model else None
+    name = config.get("name") or model_name or "lookupvit"
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+        raise ValueError(f"--name {name!r} leads out of --output_dir: give a name, or folders below it such as a/b")
+    return output_folder(config.get("output_dir"), config["trainer"]["default_root_dir"]) / name
+
+
 def claim(experiment: Path) -> Path | None:
-    """A new folder ``version_K`` of an experiment, K above all that are there; None on a rank other than 0.
+    """A new folder `version_K` of an experiment, K above all that are there; None on a rank other than 0.
 
     Making a folder succeeds for one process only, so that runs that start together get one each.
     """
@@ -47,7 +65,7 @@ def claim(experiment: Path) -> Path | None:
 
 
 def lock(folder: Path) -> FileLock | None:
-    """Locks the folder that ``last.ckpt`` is written to; the system takes the lock from a process that dies.
+    """Locks the folder that `last.ckpt` is written to; the system takes the lock from a process that dies.
 
     Returns:
         The lock, to be released; None on a rank other than 0, and where the file system has no locks, which is said.
@@ -70,6 +88,12 @@ def lock(folder: Path) -> FileLock | None:
         Console(stderr=True).print(f"{folder} is not locked against a second run: {error}", soft_wrap=True)
         return None
     return held
+
+
+def release(held: FileLock) -> None:
+    """Gives a lock back and removes its file, which filelock leaves behind from version 4 on."""
+    Path(held.lock_file).unlink(missing_ok=True)
+    held.release()
 
 
 def keep_checkpoints_in(run: Path, callbacks: list[Any]) -> None:

@@ -1,3 +1,5 @@
+"""What a checkpoint says of its model and data, as a configuration that the command line can change."""
+
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +18,7 @@ from lookupvit.interop.claims import check_claims
 # Keys of a checkpoint's hyper-parameters that are Lightning's own.
 _INTERNAL = ("_class_path", "_instantiator")
 
-
-# What a checkpoint may choose from.
+# The classes that a checkpoint or a short name may choose from.
 CLASSES = {
     key: {name: getattr(home, name) for name in home.__all__} for key, home in (("model", tasks), ("data", datamodules))
 }
@@ -40,10 +41,10 @@ def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
 
 
 def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequence[str] = ()) -> dict[str, Any]:
-    """The checkpoint's hyper-parameters as a configuration of ``model`` and, where it has them, ``data``.
+    """The checkpoint's hyper-parameters as a configuration of `model` and, where it has them, `data`.
 
     Args:
-        checkpoint: From :func:`load`.
+        checkpoint: From `load`.
         linked: Model arguments that the data decide; they are left out.
         argv: The user's arguments: classes outside this project are taken if these name them too.
 
@@ -64,6 +65,18 @@ def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequenc
     for key, part in config.items():
         trust.check_section(key, part, CLASSES[key], trust.named_classes(key, list(argv)))
     return {key: {**part, "init_args": dict(part.get("init_args", {}))} for key, part in config.items()}
+
+
+def add_num_classes(saved: dict[str, Any], checkpoint: dict[str, Any]) -> None:
+    """Gives the data a checkpoint's number of classes: `predict` may have no training data to count them in.
+
+    Args:
+        saved: From `as_config`; changed in place.
+        checkpoint: The checkpoint's contents.
+    """
+    init_args = saved.get("data", {}).get("init_args", {})
+    if "num_classes" in init_args and init_args["num_classes"] is None:
+        init_args["num_classes"] = checkpoint.get("hyper_parameters", {}).get("num_classes")
 
 
 def with_pixels(saved: dict[str, Any], data: Any, contents: Contents) -> dict[str, Any] | None:
@@ -96,8 +109,8 @@ def differences(saved: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, A
     """Init arguments that differ: name, value in the checkpoint, value now.
 
     Args:
-        saved: From :func:`as_config`.
-        now: The present configuration of the same keys, ``{"model": {"class_path": ..., "init_args": ...}}``.
+        saved: From `as_config`.
+        now: The present configuration of the same keys, `{"model": {"class_path": ..., "init_args": ...}}`.
     """
     rows = []
     for key, part in saved.items():

@@ -1,6 +1,5 @@
 """What `lookupvit sweep` leaves behind: tables, CSV, JSON, pictures, cascades, TensorBoard."""
 
-import csv
 import json
 import re
 import shutil
@@ -14,19 +13,20 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lookupvit.analysis.sweep import Contrast, contrast, hits, spread
 from lookupvit.analysis.sweep_plots import Point, Series, macs_unit, plot_accuracy
+from lookupvit.cli.common.tables import new_table, write_csv
 from lookupvit.cli.sweep.score import Found, pixels_name
 from lookupvit.grid import size_name
-from lookupvit.writing import whole, write_text
+from lookupvit.writing import write_text
 
 _LOG_WIDTH = 120  # a log file has no width of its own and must not lose columns
 
 
 def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
-    """One model for all sizes against one a size, at each size, where both were trained.
+    """One model for all sizes against one per size, at each size, where both were trained.
 
     Args:
-        found: the sweep.
-        runs: the `Run` of each label that was trained here.
+        found: The sweep.
+        runs: The `Run` of each label that was trained here.
     """
     sizes = dict.fromkeys(run.size for run in runs.values() if run.size is not None)
     right: dict[tuple, dict] = {}
@@ -39,25 +39,17 @@ def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
     ]
 
 
-def write_csv(rows: list[dict], stem: Path) -> Path:
-    """The rows with full precision; sizes as text."""
-    path = stem.with_name(f"{stem.name}.csv")
-    with whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            size, img_size = row["compressed_size"], row["img_size"]
-            writer.writerow(row | {"compressed_size": size_name(size) if size else "", "img_size": size_name(img_size)})
-    return path
-
-
-def write_json(document: dict, found: Found, contrasts: list[Contrast], stem: Path) -> Path:
-    """Everything, and how it was measured."""
-    path = stem.with_name(f"{stem.name}.json")
+def write_tables(document: dict, found: Found, contrasts: list[Contrast], stem: Path) -> list[Path]:
+    """The rows as CSV, with sizes as text; as JSON everything, and how it was measured."""
+    rows = [
+        row | {"compressed_size": size_name(row["compressed_size"] or ()), "img_size": size_name(row["img_size"])}
+        for row in found.rows
+    ]
     document = document | {"rows": found.rows, "cascades": [study.as_dict() for study in found.studies]}
     if contrasts:
         document["multi_against_single"] = [one.as_dict() for one in contrasts]
-    return write_text(path, json.dumps(document, indent=1) + "\n")
+    table = write_csv(rows, stem.with_name(f"{stem.name}.csv"))
+    return [table, write_text(stem.with_name(f"{stem.name}.json"), json.dumps(document, indent=1) + "\n")]
 
 
 def write_cascades(found: Found, stem: Path) -> list[Path]:
@@ -98,7 +90,7 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
             writer.add_hparams(hparams, figures, run_name=f"{name}/{hparams['compressed_size']}", global_step=tokens)
         scalars.setdefault(name, []).extend((key, value, tokens) for key, value in figures.items())
     for name, points in scalars.items():
-        with SummaryWriter(str(folder / name)) as writer:  # one file a curve: files of one second have no order
+        with SummaryWriter(str(folder / name)) as writer:  # one file per curve: files of one second have no order
             for point in points:
                 writer.add_scalar(*point)
     if contrasts:
@@ -111,10 +103,10 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
 def write_pictures(found: Found, runs: dict, document: dict, stem: Path) -> list[Path]:
     """Accuracy against multiply-adds, against time, and the cascades; a PNG and an SVG each."""
     unit, name = macs_unit([row["macs"] for row in found.rows])
-    axis = f"multiply-adds an image ({name})"
+    axis = f"multiply-adds per image ({name})"
     paths = plot_accuracy(series_of(found.rows, runs, "macs", unit), stem.with_name(f"{stem.name}_macs"), axis)
     batch = document["settings"]["timed_batch"]
-    where = f"time an image (ms, in batches of {batch})"
+    where = f"time per image (ms, in batches of {batch})"
     paths += plot_accuracy(series_of(found.rows, runs, "image_ms", 1), stem.with_name(f"{stem.name}_time"), where)
     if found.studies:
         series = [one for study in found.studies for one in study.series(unit)]
@@ -123,13 +115,13 @@ def write_pictures(found: Found, runs: dict, document: dict, stem: Path) -> list
 
 
 def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Series]:
-    """One series a model and image size; runs that differ by seed are one, with their standard deviation.
+    """One series per model and image size; runs that differ by seed are one, with their standard deviation.
 
     Args:
-        rows: of the sweep.
-        runs: the `Run` of each label that was trained here. A model trained at one size is drawn at that size.
-        cost: key of the cost in the rows.
-        unit: what the cost is divided by.
+        rows: Of the sweep.
+        runs: The `Run` of each label that was trained here. A model trained at one size is drawn at that size.
+        cost: Key of the cost in the rows.
+        unit: What the cost is divided by.
     """
     pixels = {tuple(row["img_size"]) for row in rows}
     groups: dict[tuple, dict[str, list[dict]]] = {}
@@ -138,7 +130,7 @@ def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Seri
         size = size_name(row["compressed_size"]) if row["compressed_size"] else ""
         if run is not None and run.size is not None and row["compressed_size"] != list(run.size):
             continue
-        label = row["model"] if run is None else "one model, all sizes" if run.size is None else "one model a size"
+        label = row["model"] if run is None else "one model, all sizes" if run.size is None else "one model per size"
         px = pixels_name(row["img_size"])
         name = size if len(pixels) == 1 else f"{size}@{px}" if size else f"{px} px"
         groups.setdefault((label, tuple(row["img_size"])), {}).setdefault(name, []).append(row)
@@ -173,26 +165,14 @@ def _rows_table(found: Found, document: dict) -> Table:
     rows, settings = found.rows, document["settings"]
     unit, name = macs_unit([row["macs"] for row in rows])
     pixels = len({tuple(row["img_size"]) for row in rows}) > 1
-    table = Table(
-        title=f"{document['title']}: {found.images} images of the {settings['split']} split",
-        caption=f"*: on the Pareto front of top-1 against {name} (m) or time (t). images/s and peak memory above the "
-        f"weights: batches of {settings['timed_batch']}; ms: one image alone",
+    columns = ["model", "size", *["px"] * pixels, "top-1 %", "top-5 %", name, "params", "images/s", "ms", "MiB", "*"]
+    table = new_table(
+        f"{document['title']}: {found.images} images of the {settings['split']} split",
+        columns,
+        ("model",),
+        f"*: on the Pareto front of top-1 against {name} (m) or time (t). images/s and peak memory above the weights: "
+        f"batches of {settings['timed_batch']}; ms: one image alone",
     )
-    names = [
-        "model",
-        "size",
-        *(["px"] if pixels else []),
-        "top-1 %",
-        "top-5 %",
-        name,
-        "params",
-        "images/s",
-        "ms",
-        "MiB",
-    ]
-    for column in [*names, "*"]:
-        text = column == "model"  # in a narrow terminal names fold and figures stay whole
-        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for i, row in enumerate(rows):
         if i and row["model"] != rows[i - 1]["model"]:
             table.add_section()
@@ -215,14 +195,13 @@ def _rows_table(found: Found, document: dict) -> Table:
 def _cascade_table(found: Found) -> Table:
     first = found.studies[0]
     unit, name = macs_unit([row["macs"] for row in found.rows])
-    table = Table(
-        title="cascade that may cost as much as each fixed size",
-        caption=f"thresholds from {first.thresholds_from} ({first.calibration_images}), figures from "
+    table = new_table(
+        "cascade that may cost as much as each fixed size",
+        ("model", "size", name, "top-1 %", "cascade", f"{name} of it", "top-1 % of it", "difference"),
+        ("model", "cascade"),
+        f"thresholds from {first.thresholds_from} ({first.calibration_images}), figures from "
         f"{first.figures_from} ({first.images}); difference with its standard error",
     )
-    for column in ("model", "size", name, "top-1 %", "cascade", f"{name} of it", "top-1 % of it", "difference"):
-        text = column in ("model", "cascade")
-        table.add_column(column, justify="left" if text else "right", overflow="fold", no_wrap=not text)
     for study in found.studies:
         for one in study.comparisons:
             table.add_row(
@@ -241,13 +220,12 @@ def _cascade_table(found: Found) -> Table:
 
 def _contrast_table(contrasts: list[Contrast]) -> Table:
     seeds = contrasts[0].seeds
-    table = Table(
-        title=f"one model for all sizes against one model a size, top-1 %, seeds {', '.join(map(str, seeds))}",
+    table = new_table(
+        f"one model for all sizes against one model for each size, top-1 %, seeds {', '.join(map(str, seeds))}",
+        ("size", "all sizes", "this size", "difference", "error"),
         caption="mean ± standard deviation over the seeds; error: standard error of the difference that the choice of "
         "images alone brings. Every model was trained for the same number of epochs",
     )
-    for column in ("size", "all sizes", "this size", "difference", "error"):
-        table.add_column(column, justify="right", no_wrap=True)
     for one in contrasts:
         cells = [_mean_and_spread(values) for values in (one.multi, one.single)]
         table.add_row(size_name(one.size), *cells, _mean_and_spread(one.differences, "+"), f"{one.image_error:.2f}")

@@ -28,11 +28,11 @@ class Found:
     """What a sweep found.
 
     Attributes:
-        rows: one a model, image size and compressed size.
-        images: number scored.
-        studies: of cascades.
+        rows: One a model, image size and compressed size.
+        images: Number scored.
+        studies: Of cascades.
         logits: `(n, C)` by label and size, at the last image size.
-        targets: by label, `(n,)`, at the last image size.
+        targets: By label, `(n,)`, at the last image size.
     """
 
     rows: list[dict] = field(default_factory=list)
@@ -56,18 +56,18 @@ def score(
     """Scores and measures every model at every size.
 
     Args:
-        loaded: models, by different labels.
+        loaded: Models, by different labels.
         overrides: `--data.*` options.
-        img_sizes: pixels; None for those of the data.
+        img_sizes: Pixels; None for those of the data.
         split: "test" or "val".
-        limit: images to score; None for all.
-        batch: images a call when throughput and memory are measured.
-        rounds: of timing.
-        device: where the models are.
-        cascades: labels of the models to study cascades of, where they have two sizes or more.
+        limit: Images to score; None for all.
+        batch: Images a call when throughput and memory are measured.
+        rounds: Of timing.
+        device: Where the models are.
+        cascades: Labels of the models to study cascades of, where they have two sizes or more.
 
     Raises:
-        ValueError: in one line, if models, sizes, images or options do not go together.
+        ValueError: In one line, if models, sizes, images or options do not go together.
     """
     # Whatever can be wrong is found before the first pass.
     plan = []

@@ -9,11 +9,17 @@ from rich.console import Console
 
 from lookupvit.bench.report import environment
 from lookupvit.bench.timing import MIN_ROUNDS
-from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.arguments import (
+    OneLineParser,
+    as_count,
+    as_pixels,
+    as_size,
+    check_data_options,
+    is_data_option,
+)
 from lookupvit.cli.common.loaded import checkpoint_of, labels_of, load
 from lookupvit.cli.sweep import output
 from lookupvit.cli.sweep.score import Found, score
-from lookupvit.grid import parse_size
 from lookupvit.writing import check_writable
 
 _EPILOG = """\
@@ -26,10 +32,10 @@ def sweep(argv: list[str]) -> None:
     """Scores checkpoints at many sizes, or trains the models first; writes a table, figures and pictures.
 
     Args:
-        argv: checkpoints or a configuration, sizes, and options of this command; see `lookupvit sweep --help`.
+        argv: Checkpoints or a configuration, sizes, and options of this command; see `lookupvit sweep --help`.
 
     Raises:
-        ValueError, FileNotFoundError: for arguments that do not fit, in one line.
+        ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     parser = _parser()
     own, passed = _split(argv, parser)
@@ -47,7 +53,7 @@ def sweep(argv: list[str]) -> None:
         labels = labels_of(paths)
     check_writable(folder)
     if args.config:
-        from lookupvit.cli.sweep.train import plan, train
+        from lookupvit.cli.sweep.train import described, plan, train
 
         ways = [way for way in ("single", "multi") if getattr(args, way)] or ["single"]
         runs = {run.name: run for run in plan(args.sizes, ways, args.seeds)}
@@ -55,7 +61,7 @@ def sweep(argv: list[str]) -> None:
             raise ValueError(f"a checkpoint and a run are both named {clash.pop()}: give other --labels")
         trained = train(args.config, list(runs.values()), args.sizes, folder, passed, console)
         labels = [*runs, *labels]
-        paths = [*(one.checkpoint for one in trained), *paths]
+        paths = [*(training.checkpoint for training in trained), *paths]
         console.rule("[bold]sweep")
     loaded = [load(path, label, args.sizes, args.head, device) for path, label in zip(paths, labels, strict=True)]
     found = score(
@@ -77,14 +83,14 @@ def sweep(argv: list[str]) -> None:
         "settings": {"split": args.split, "limit": args.limit, "images": found.images, "timed_batch": args.batch},
     }
     if trained:
-        document["trainings"] = [one.as_dict() for one in trained]
+        document["trainings"] = [described(run, training) for run, training in zip(runs.values(), trained, strict=True)]
     _write(found, runs, document, folder / args.title, console)
 
 
 def _write(found: Found, runs: dict, document: dict, stem: Path, console: Console) -> None:
     """Every output, in the order in which one wants to read it."""
     contrasts = output.contrasts_of(found, runs)
-    files = [output.write_csv(found.rows, stem), output.write_json(document, found, contrasts, stem)]
+    files = output.write_tables(document, found, contrasts, stem)
     files += output.write_pictures(found, runs, document, stem)
     files += output.write_cascades(found, stem)
     files.append(output.write_tensorboard(found.rows, contrasts, stem))
@@ -100,29 +106,25 @@ def _parser() -> argparse.ArgumentParser:
         description="Accuracy against multiply-adds and time of models at many compressed sizes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "checkpoints", nargs="*", metavar="CHECKPOINT", help="checkpoints (or folders of runs), LookupViT and ViT"
     )
-    parser.add_argument(
-        "--sizes", nargs="+", type=_size, metavar="HxW", help="compressed sizes; by default those of the checkpoint"
-    )
-    parser.add_argument("--img_size", nargs="+", type=_pixels, metavar="PX", help="image sizes, 48 or 48x64")
+    text = "compressed sizes; by default those of the checkpoint"
+    parser.add_argument("--sizes", nargs="+", type=as_size, metavar="HxW", help=text)
+    parser.add_argument("--img_size", nargs="+", type=as_pixels, metavar="PX", help="image sizes, 48 or 48x64")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which images are scored")
-    parser.add_argument("--limit", type=_positive, metavar="N", help="score N images, spread evenly over the split")
+    parser.add_argument("--limit", type=as_count, metavar="N", help="score N images, spread evenly over the split")
     parser.add_argument("--head", choices=("both", "compressed", "lookup"), help="the checkpoint's own by default")
-    parser.add_argument("--batch", type=_positive, default=64, help="images a call when throughput is timed")
-    parser.add_argument("--rounds", type=_positive, default=MIN_ROUNDS, help="rounds of timing; 1 for a quick look")
+    parser.add_argument("--batch", type=as_count, default=64, help="images per call when throughput is timed")
+    parser.add_argument("--rounds", type=as_count, default=MIN_ROUNDS, help="rounds of timing; 1 for a quick look")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="cuda by default where there is one")
     parser.add_argument("--labels", nargs="+", metavar="NAME", help="names of the checkpoints in tables and pictures")
-    parser.add_argument(
-        "--output_dir", "--output", dest="output", default="outputs/sweep", help="folder for everything that is written"
-    )
+    parser.add_output_dir("outputs/sweep")
     parser.add_argument("--title", default="sweep", help="name of the files in it")
     training = parser.add_argument_group("training first")
     training.add_argument("--config", metavar="FILE", help="train from this configuration, then sweep what came out")
-    training.add_argument("--single", action="store_true", help="one model a size (the default)")
+    training.add_argument("--single", action="store_true", help="one model per size (the default)")
     training.add_argument("--multi", action="store_true", help="one model for all sizes")
     training.add_argument("--seeds", nargs="+", type=int, default=None, metavar="N", help="one training each; 0")
     return parser
@@ -144,11 +146,10 @@ def _split(argv: list[str], parser: argparse.ArgumentParser) -> tuple[list[str],
 
 
 def _data_options(passed: list[str]) -> list[str]:
-    """Of the options of others those of the data, with their values."""
+    """The options of the data among those of others, with their values."""
     chosen, taking = [], False
     for arg in passed:
-        if arg.startswith("--"):
-            taking = arg.startswith(("--data.", "--data=")) or arg == "--data"
+        taking = is_data_option(arg) if arg.startswith("--") else taking
         chosen += [arg] * taking
     return chosen
 
@@ -161,12 +162,7 @@ def _check(args: argparse.Namespace, passed: list[str]) -> None:
         for name in ("single", "multi", "seeds"):
             if getattr(args, name):
                 raise ValueError(f"--{name} is of training: it needs --config BASE.yaml")
-        strange = [arg for arg in passed if arg.startswith("--") and not _data_options([arg])]
-        if strange:
-            name = strange[0].partition("=")[0]
-            raise ValueError(
-                f"{name} is no option of sweep: with checkpoints it takes its own and --data.* (see --help)"
-            )
+        check_data_options("sweep", passed)
     else:
         if args.sizes is None:
             raise ValueError("--config needs --sizes, such as --sizes 3x3 5x5: they are what the models are trained at")
@@ -181,29 +177,3 @@ def _check(args: argparse.Namespace, passed: list[str]) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is visible; use --device cpu")
     args.seeds = args.seeds or [0]
-
-
-def _size(text: str) -> tuple[int, ...]:
-    try:
-        size = parse_size(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if len(size) != 2:
-        raise argparse.ArgumentTypeError(f"compressed size {text!r} has {len(size)} axes: images have two, such as 3x3")
-    return size
-
-
-def _pixels(text: str) -> tuple[int, int]:
-    try:
-        size = parse_size(text)
-    except ValueError:
-        size = ()
-    if len(size) != 2:
-        raise argparse.ArgumentTypeError(f"{text!r} is no image size: give 48, or 48x64 for height x width")
-    return size
-
-
-def _positive(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)

@@ -1,4 +1,4 @@
-"""The trainings of `lookupvit sweep --config`: one model a size, one for all sizes, each seed; resumable."""
+"""The trainings of `lookupvit sweep --config`: one model per size, one for all sizes, each seed; resumable."""
 
 import json
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from lookupvit.cli import runs
+from lookupvit.cli.runs import Planned, Trained
+from lookupvit.cli.runs import train as train_all
 from lookupvit.grid import Size, size_name
 
 _MULTI_ONLY = ("sandwich", "size_weights", "eval_compressed_sizes")
@@ -19,8 +20,8 @@ class Run:
     """One training.
 
     Attributes:
-        size: the compressed size it is trained at; None for the model of all sizes.
-        seed: of initialisation, order and draws.
+        size: The compressed size it is trained at; None for the model of all sizes.
+        seed: Of initialisation, order and draws.
     """
 
     size: Size | None
@@ -32,37 +33,20 @@ class Run:
         return f"{'multi' if self.size is None else f'single_{size_name(self.size)}'}_seed{self.seed}"
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A training that is finished.
-
-    Attributes:
-        run: which one.
-        training: what came out.
-    """
-
-    run: Run
-    training: runs.Trained
-
-    @property
-    def checkpoint(self) -> Path:
-        """Its last one."""
-        return self.training.checkpoint
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        size, one = None if self.run.size is None else list(self.run.size), self.training
-        figures = {"epochs": one.epochs, "steps": one.steps, "seconds": one.seconds, "checkpoint": str(one.checkpoint)}
-        return {"name": one.name, "trained_at": size, "seed": self.run.seed, **figures}
+def described(run: Run, trained: Trained) -> dict[str, Any]:
+    """A finished training as plain data."""
+    size = None if run.size is None else list(run.size)
+    figures = {"epochs": trained.epochs, "steps": trained.steps, "seconds": trained.seconds}
+    return {"name": run.name, "trained_at": size, "seed": run.seed, **figures, "checkpoint": str(trained.checkpoint)}
 
 
 def plan(sizes: list[Size], ways: list[str], seeds: list[int]) -> list[Run]:
     """The trainings, seed by seed.
 
     Args:
-        sizes: compressed sizes.
-        ways: "single" (one model a size), "multi" (one for all sizes), or both.
-        seeds: each is one training of every kind.
+        sizes: Compressed sizes.
+        ways: "single" (one model per size), "multi" (one for all sizes), or both.
+        seeds: Each is one training of every kind.
     """
     return [Run(size, seed) for seed in seeds for way in ways for size in (sizes if way == "single" else [None])]
 
@@ -73,48 +57,43 @@ def train(
     """Trains what is not trained yet, see `lookupvit.cli.runs.train`.
 
     Args:
-        config: base configuration.
-        runs: from `plan`.
-        sizes: of the model of all sizes.
-        output: folder of the runs.
-        options: of `fit`, handed to every run.
-        console: for what is going on.
+        config: Base configuration.
+        runs: From `plan`.
+        sizes: Of the model of all sizes.
+        output: Folder of the runs.
+        options: Of `fit`, handed to every run.
+        console: For what is going on.
 
     Returns:
-        the trainings.
+        The finished trainings, in the order of `runs`.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if options do not fit, or a run in the folder had other settings.
+        ValueError, FileNotFoundError: One line, if options do not fit, or a run in the folder had other settings.
     """
-    planned = [runs.Planned(one.name, ["--config", config, *options, *_own_options(one, sizes)]) for one in runs]
-    trained = runs.train(planned, output, console, lambda settings: _try_model(settings, sizes))
-    return [Trained(one, what) for one, what in zip(runs, trained, strict=True)]
+    planned = [Planned(run.name, ["--config", config, *options, *_own_options(run, sizes)]) for run in runs]
+    return train_all(planned, output, console, lambda settings: _try_model(settings, sizes))
 
 
-def _own_options(one: Run, sizes: list[Size]) -> list[str]:
+def _own_options(run: Run, sizes: list[Size]) -> list[str]:
     """What makes a run this one; it stands after the user's options and wins."""
-    options = ["--seed_everything", str(one.seed)]
-    if one.size is None:
+    options = ["--seed_everything", str(run.seed)]
+    if run.size is None:
         listed = json.dumps([list(size) for size in sizes])
         return [*options, "--model.compressed_sizes", listed, "--model.compressed_size", "null"]
     # What teaches one model many sizes is not for a model of one.
     off = {"sandwich": "false"}
     for name in ("compressed_sizes", *_MULTI_ONLY):
         options += [f"--model.{name}", off.get(name, "null")]
-    return [*options, "--model.compressed_size", json.dumps(list(one.size))]
+    return [*options, "--model.compressed_size", json.dumps(list(run.size))]
 
 
 def _try_model(settings: dict[str, Any], sizes: list[Size]) -> None:
     """Builds the model of all sizes once, so that a size that does not fit is found now and not after an hour."""
     module, _, name = settings["model.class_path"].rpartition(".")
-    given = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("model.")}
-    given.pop("class_path")
-    arguments: dict[str, Any] = {}
-    for key, value in given.items():
-        if key.startswith("args."):
-            arguments.setdefault("args", {})[key.partition(".")[2]] = value
-        else:
-            arguments[key] = value
+    given = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
+    arguments = {key: value for key, value in given.items() if key != "class_path" and not key.startswith("args.")}
+    if nested := {key.removeprefix("args."): value for key, value in given.items() if key.startswith("args.")}:
+        arguments["args"] = nested
     arguments |= {"compressed_size": None, "compressed_sizes": [list(size) for size in sizes]}
     arguments |= dict.fromkeys(("size_weights", "eval_compressed_sizes"))
     arguments["img_size"] = settings.get("data.img_size")

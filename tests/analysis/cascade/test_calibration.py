@@ -164,7 +164,7 @@ def test_mistakes():
     logits, targets = noisy(20, 0)
     with pytest.raises(ValueError, match="one of target_cost and target_accuracy"):
         calibrate_cascade(logits, targets, COSTS)
-    with pytest.raises(ValueError, match=r"no cascade costs 2\.5 or less: the cheapest costs 3 an image"):
+    with pytest.raises(ValueError, match=r"no cascade costs 2\.5 or less: the cheapest costs 3 per image"):
         calibrate_cascade(logits, targets, COSTS, target_cost=2.5)
     with pytest.raises(ValueError, match=r"no cascade reaches an accuracy of 1\.1000: the best has"):
         calibrate_cascade(logits, targets, COSTS, target_accuracy=1.1)
