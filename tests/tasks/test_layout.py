@@ -49,7 +49,9 @@ def test_a_fit_runs_through_six_files_or_fewer(kind: str, tmp_path: Path) -> Non
         options |= {"teacher": str(tmp_path / "vit.ckpt"), "teacher_feature_weight": 0.1}
     images = torch.randn(4, 3, 32, 32)
     if kind == "video":
-        model = VideoTask("lookupvivit_tiny_joint_patch8x2_32", num_frames=4, args={**TINY, "patch_size": 16}, **options)
+        model = VideoTask(
+            "lookupvivit_tiny_joint_patch8x2_32", num_frames=4, args={**TINY, "patch_size": 16}, **options
+        )
         images = images[:, :, None].repeat(1, 1, 4, 1, 1)  # (4, 3, 32, 32) -> (4, 3, T, 32, 32)
     else:
         model = ClassificationTask("lookupvit_tiny_patch4_32", args=TINY, **options)
