@@ -1,6 +1,5 @@
 """What every task shares: optimiser and schedule, moving average, gradient clipping, what a checkpoint carries."""
 
-import os
 from math import isfinite
 from typing import Any
 
@@ -11,9 +10,10 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
+from datamodules.loading.resumable import run_seed
 from lookupvit.callbacks.ema import WarmedUpAverage
 from lookupvit.callbacks.resume import ExactResume
-from lookupvit.checkpoints.contents import CLASS_NAMES, PREPROCESSING, SCORES, contents_of
+from lookupvit.checkpoints.contents import CLASS_NAMES, PREPROCESSING, SCORES, TASK, contents_of
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.tasks.belonging import compare_with_data
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
@@ -24,23 +24,24 @@ _GROUP_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "fused", "na
 
 
 class Task(LightningModule):
-    """A model in training. A subclass builds ``self.model`` and then calls ``self._prepare()``.
+    """A model in training. A subclass builds `self.model` and then calls `self._note_decayed()`.
 
-    The model has ``no_weight_decay()``, ``layer_id(name)`` and ``num_layers``, as ``LookupViT`` has.
+    The model needs `no_weight_decay()`, `layer_id(name)` and `num_layers`, as `LookupViT` has them.
 
     Args:
         lr: Highest learning rate. It is used as given: it does not change with the number of devices.
         min_lr: Learning rate at the end of the cosine.
         weight_decay: Weight decay, on matrices only.
-        optimizer: ``"adamw"`` or ``"sgd"`` (with Nesterov's momentum off, as ViViT has it).
+        optimizer: `"adamw"` or `"sgd"` (without Nesterov's momentum, as in ViViT).
         betas: AdamW's betas.
         momentum: SGD's momentum.
-        warmup_epochs: Length of the linear warm-up in epochs (or give ``warmup_steps``).
+        warmup_epochs: Length of the linear warm-up in epochs (or give `warmup_steps`).
         warmup_steps: Length of the linear warm-up in optimiser steps.
-        layer_decay: Each layer's learning rate over that of the layer above; below 1 for fine-tuning.
-        ema_decay: Decay of the moving average of the weights, evaluated and saved in place of the raw ones; None: none.
-        ema_warmup: The decay rises to ``ema_decay``, as (1 + n) / (10 + n) after n steps.
-        compile: Run the model through ``torch.compile``.
+        layer_decay: Each layer's learning rate divided by that of the layer above; below 1 for fine-tuning.
+        ema_decay: Decay of the moving average of the weights, which is evaluated and saved in their place; None: no
+            average.
+        ema_warmup: Let the decay rise to `ema_decay`, as (1 + n) / (10 + n) after n steps.
+        compile: Run the model through `torch.compile`.
 
     Raises:
         ValueError: If an option has a value that does not fit.
@@ -77,16 +78,16 @@ class Task(LightningModule):
         self.layer_decay, self.ema_decay, self.ema_warmup = layer_decay, ema_decay, ema_warmup
         self.compile_model = compile
         self.class_names: list[str] | None = None
-        self.class_index: torch.Tensor | None = None  # of the data's classes among the checkpoint's, with class_map
+        self.class_index: torch.Tensor | None = None  # with class_map: place of each class in the checkpoint's order
         self.pixels: Pixels | None = None
         self._scored_step: int | None = None
 
-    def _prepare(self) -> None:
-        """Notes what later wrappers would hide; call it once ``self.model`` is there."""
+    def _note_decayed(self) -> None:
+        """Notes which parameters decay, before a wrapper changes their shapes; call it once `self.model` is built."""
         self._decayed = decayed_names(self.model, self.model.no_weight_decay())
 
     def configure_model(self) -> None:
-        """Shards the parameters where the strategy is FSDP2 (``ModelParallelStrategy``); else nothing."""
+        """Shards the parameters where the strategy is FSDP2 (`ModelParallelStrategy`)."""
         if self.device_mesh is not None:
             shard_blocks(self, self.device_mesh["data_parallel"])
 
@@ -103,7 +104,7 @@ class Task(LightningModule):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimiser, with a linear warm-up and a cosine by step."""
+        """The optimiser, and its schedule for each step: a linear warm-up and a cosine."""
         groups = self._parameter_groups()
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         optimizer = build_optimizer(self.optimizer, groups, self.betas, self.momentum, scaled)
@@ -114,7 +115,7 @@ class Task(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 
     def on_train_start(self) -> None:
-        """Puts this run's learning rate and decay in place of those that a resumed optimiser brought along."""
+        """Replaces the learning rate and decay of a resumed optimiser by those of this run."""
         for scheduler, optimizer in zip(self.trainer.lr_scheduler_configs, self.trainer.optimizers, strict=True):
             scheduler.scheduler.base_lrs = [options["lr"] for options in self._group_options]
             factor = scheduler.scheduler.lr_lambdas[0](scheduler.scheduler.last_epoch)
@@ -127,12 +128,11 @@ class Task(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds dropout and stochastic depth from (seed, epoch, batch, rank), so that a resumed step draws the same."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it, on every rank
-        numbers = (seed, self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
+        numbers = (run_seed(), self.trainer.current_epoch, batch_idx, self.trainer.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]))
 
     def configure_callbacks(self) -> list[Callback]:
-        """While training: exact resume, and the moving average of the weights."""
+        """In training: exact resume, and the moving average of the weights."""
         if self.trainer.state.fn != "fit":
             return []
         if self.ema_decay is None:
@@ -153,20 +153,19 @@ class Task(LightningModule):
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps this class's path, and the class names, so that ``predict`` can be read without the training data.
+        """Adds what is needed to use the checkpoint without the training data: task, class names, pixels, scores.
 
-        The optimiser's state is numbered as FSDP expects it when it loads a file: by place among the parameters.
+        The optimiser's state is numbered by the place of each parameter in the model, which FSDP expects when it loads.
         """
-        written = unsharded_class(self)
-        checkpoint["task"] = f"{written.__module__}.{written.__qualname__}"
+        cls = unsharded_class(self)
+        checkpoint[TASK] = f"{cls.__module__}.{cls.__qualname__}"
         names = getattr(self.trainer.datamodule, "class_names", None) or self.class_names
         if names:
             checkpoint[CLASS_NAMES] = [str(name) for name in names]
         pixels = Pixels.of_data(self.trainer.datamodule) or self.pixels
         if pixels is not None:
             checkpoint[PREPROCESSING] = pixels.as_dict()
-        scores = self._scores_now()
-        if scores:
+        if scores := self._current_scores():
             checkpoint[SCORES] = scores
         sharded = isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
         if "optimizer_states" in checkpoint and not sharded:
@@ -175,22 +174,27 @@ class Task(LightningModule):
             checkpoint["optimizer_states"] = [by_place(state, optimizer, places) for state, optimizer in optimizers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes class names and pixels from the checkpoint; compares them with the data.
+        """Takes class names and pixels from the checkpoint, and compares them with the data.
 
         Raises:
             ValueError: If training would go on with other classes.
         """
-        contents = contents_of(checkpoint, getattr(self._trainer, "ckpt_path", None) or "the checkpoint")
+        contents = contents_of(checkpoint, self._checkpoint_name)
         if self._trainer is not None:
             compare_with_data(self, contents)
         self.class_names, self.pixels = contents.class_names, contents.pixels
 
+    @property
+    def _checkpoint_name(self) -> str:
+        """The name in messages of the checkpoint that is being loaded."""
+        return getattr(self._trainer, "ckpt_path", None) or "the checkpoint"
+
     def on_validation_start(self) -> None:
-        """Notes which weights the coming scores are of."""
+        """Notes the step of the weights that are about to be scored."""
         self._scored_step = None if self.trainer.sanity_checking else self.trainer.global_step
 
-    def _scores_now(self) -> dict[str, float]:
-        """What the last validation found, if it was of the present weights."""
+    def _current_scores(self) -> dict[str, float]:
+        """The scores of the last validation, if it was of the present weights."""
         if self._scored_step is None or self._scored_step != self.trainer.global_step:
             return {}
         values = {name: float(v) for name, v in self.trainer.callback_metrics.items() if name.startswith("val/")}
@@ -214,12 +218,12 @@ class Task(LightningModule):
 def by_place(
     state: dict[str, Any], optimizer: torch.optim.Optimizer, places: dict[nn.Parameter, int]
 ) -> dict[str, Any]:
-    """An optimiser's state, numbered by the places of its parameters in the model instead of those in its groups.
+    """An optimiser's state, numbered by the place of each parameter in the model instead of in the groups.
 
     Args:
-        state: The optimiser's ``state_dict()``; torch loads it the same either way.
-        optimizer: Whose state it is.
-        places: Of all parameters of the model.
+        state: The optimiser's `state_dict()`; torch loads either numbering.
+        optimizer: The optimiser that the state is of.
+        places: The place of every parameter of the model.
     """
     groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
     number = {
@@ -236,6 +240,6 @@ def by_place(
 
 
 def check(condition: bool, message: str) -> None:
-    """Raises a ValueError with ``message`` where an option does not fit."""
+    """Raises a ValueError with `message` where an option does not fit."""
     if not condition:
         raise ValueError(message)

@@ -4,7 +4,6 @@ Letters: B images, T text positions (begin and end counted), M tokens that the d
 decoder's, V vocabulary.
 """
 
-import os
 from math import prod
 from typing import Any
 
@@ -14,17 +13,17 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from datamodules.loading.resumable import run_seed
 from lookupvit.callbacks.captions import CaptionPictures, CaptionWriter
 from lookupvit.metrics.captions import CaptionMetrics
-from lookupvit.model.caption.captioner import Captioner
 from lookupvit.model.caption.generation import Caption, Generation, generate
 from lookupvit.tasks.base import check
-from lookupvit.tasks.captioning_setup import CaptionerSetup
-from lookupvit.tasks.sampling import Size, check_sizes, draw_size
+from lookupvit.tasks.captioner import CaptionerTask
+from lookupvit.tasks.sampling import Size, draw_size
 from lookupvit.tasks.scores import STAGES, new_samples
 
 
-class CaptioningTask(CaptionerSetup):
+class CaptioningTask(CaptionerTask):
     """Trains and tests a captioner: LookupViT's compressed tokens, or all tokens of a ViT, and a text decoder.
 
     Training batches are `(images (B, 3, H, W), tokens (B, T), lengths (B,))`, or features `(B, M, E)` in place of the
@@ -40,24 +39,6 @@ class CaptioningTask(CaptionerSetup):
 
     Args:
         name: Encoder, one of `lookupvit.list_models()`, of images.
-        img_size: Image size, an int or (height, width) in pixels; the command line takes it from the data. None keeps
-            the encoder's own.
-        compressed_size: Compressed grid (rows, columns) of a LookupViT; None: the largest of `compressed_sizes`, or the
-            encoder's own.
-        compressed_sizes: Sizes of multi-resolution training, one of them a step, drawn from (seed, step) alone.
-        size_weights: How often each of `compressed_sizes` is drawn, relative to the others; None: equally often.
-        memory: Tokens that the decoder reads: `"compressed"`, `"lookup"` or `"both"`; None: the compressed ones, and
-            all that there are of a ViT.
-        memory_positions: Tell the decoder where each of these tokens lies, by sines and cosines added to it.
-        args: Further arguments of `lookupvit.create_model`.
-        decoder: Arguments of `lookupvit.model.caption.decoder.Decoder`, such as `{"depth": 6, "num_heads": 12}`.
-        vocab_size: Tokens of the vocabulary; None takes it from the data's tokenizer, as one should.
-        freeze_encoder: The encoder does not learn; it needs `encoder_ckpt` then.
-        encoder_lr: Highest learning rate of an encoder that learns; None: `lr`. It follows the same schedule.
-        encoder_ckpt: Where the encoder's first weights come from: a ``.ckpt`` of `lookupvit fit`, of a classifier or a
-            captioner; else what `init_from` of a classifier takes, such as a safetensors file.
-        feature_cache: Folder for the frozen encoder's features of the training images, which are then computed once;
-            needs data without augmentation.
         label_smoothing: Weight of the uniform distribution mixed into the targets.
         generation: How captions are written in `test` and `predict`, see
             `lookupvit.model.caption.generation.Generation`; beam search of width 3 by default.
@@ -65,7 +46,8 @@ class CaptioningTask(CaptionerSetup):
         metrics: Out of `"cider"`, `"bleu"`, `"rouge"`, `"meteor"`.
         java: Tokenise for the metrics with the official Java program, where Java is installed.
         pictures: Validation images shown with their captions in TensorBoard; 0: none.
-        **options: Of `Task`: optimiser, schedule, moving average, compilation.
+        **options: Options of `CaptionerTask`: encoder, decoder, sizes, first weights; and of `Task`: optimiser,
+            schedule, moving average, compilation.
 
     Raises:
         ValueError: If an option has a value that does not fit.
@@ -78,19 +60,6 @@ class CaptioningTask(CaptionerSetup):
     def __init__(
         self,
         name: str,
-        img_size: int | tuple[int, int] | None = None,
-        compressed_size: tuple[int, int] | None = None,
-        compressed_sizes: list[list[int]] | None = None,
-        size_weights: list[float] | None = None,
-        memory: str | None = None,
-        memory_positions: bool = True,
-        args: dict[str, Any] | None = None,
-        decoder: dict[str, Any] | None = None,
-        vocab_size: int | None = None,
-        freeze_encoder: bool = True,
-        encoder_lr: float | None = None,
-        encoder_ckpt: str | None = None,
-        feature_cache: str | None = None,
         label_smoothing: float = 0.1,
         generation: dict[str, Any] | None = None,
         val_generation: dict[str, Any] | None = None,
@@ -99,39 +68,15 @@ class CaptioningTask(CaptionerSetup):
         pictures: int = 8,
         **options,
     ) -> None:
-        super().__init__(**options)
-        self.save_hyperparameters()
         check(0 <= label_smoothing < 1, f"label_smoothing {label_smoothing} is not in [0, 1)")
-        check(encoder_lr is None or encoder_lr > 0, f"encoder_lr {encoder_lr} is not positive: null takes lr")
-        check(
-            encoder_lr is None or not freeze_encoder,
-            "encoder_lr is set, but the encoder is frozen: set --model.freeze_encoder false, or encoder_lr null",
-        )
-        check(
-            size_weights is None or compressed_sizes is not None, "size_weights needs compressed_sizes: give them too"
-        )
-        check(
-            feature_cache is None or (freeze_encoder and compressed_sizes is None),
-            "feature_cache needs a frozen encoder and a single compressed_size: set --model.feature_cache null",
-        )
-        self.freeze_encoder, self.encoder_lr, self.encoder_ckpt = freeze_encoder, encoder_lr, encoder_ckpt
-        self.feature_cache, self.label_smoothing, self.size_weights = feature_cache, label_smoothing, size_weights
-        self.pictures = pictures
-        self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
-        if compressed_size is None and self.compressed_sizes:
-            compressed_size = max(self.compressed_sizes, key=prod)
-        self.model = Captioner(name, vocab_size, img_size, compressed_size, memory, args, decoder, memory_positions)
-        for size in self.compressed_sizes or []:
-            self.model.check_size(size)
+        super().__init__(name, **options)
+        self.label_smoothing, self.pictures = label_smoothing, pictures
         self.generation = {
             "val": Generation.of({"method": "greedy"} if val_generation is None else val_generation),
             "test": Generation.of(generation),
         }
         for how in self.generation.values():
             how.limit(self.model.context_length)
-        if freeze_encoder:
-            self.model.encoder.requires_grad_(False)
-        self._prepare()
         self._encode, self._hidden = self.model.encode, None
         self.scores = nn.ModuleDict({stage: CaptionMetrics(metrics, java) for stage in STAGES})
         self.losses = nn.ModuleDict({stage: MeanMetric() for stage in STAGES})
@@ -164,8 +109,7 @@ class CaptioningTask(CaptionerSetup):
         """Compressed size of the training step `step`; None keeps the encoder's own."""
         if self.compressed_sizes is None:
             return None
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where Lightning's seed_everything leaves it, on every rank
-        return draw_size(self.compressed_sizes, self.size_weights, seed, step)
+        return draw_size(self.compressed_sizes, self.size_weights, run_seed(), step)
 
     def memory(self, images: Tensor, compressed_size: Size | None = None) -> Tensor:
         """Images `(B, 3, H, W)` to the tokens that the decoder reads `(B, M, E)`; those that are given stay."""

@@ -1,4 +1,4 @@
-"""What a frozen encoder says about the training images, written to disk once.
+"""The features of a frozen encoder, computed once for all training images and kept on disk.
 
 Letters: n images, B images of a batch, M tokens that the decoder reads, E their width.
 """
@@ -10,15 +10,45 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from rich.progress import track
 from torch import Tensor, nn
 
+from lookupvit.model.caption.captioner import Captioner
+from lookupvit.tasks.base import check
 
-class Features:
-    """The features of n images in a file; opened at first use, so that loader processes each open it themselves.
+
+def cache_features(model: Captioner, trainer: Trainer, folder: str | Path) -> None:
+    """Writes the features of all training images unless they are there already, and has the data read them.
 
     Args:
-        path: a `.npy` file of `(n, M, E)`.
+        model: A captioner whose encoder is frozen, with its weights.
+        trainer: Its data are those of `trainer.datamodule`; one rank writes, all ranks read.
+        folder: The folder of all caches.
+
+    Raises:
+        ValueError: If the data cannot be cached; one line.
+    """
+    data = trainer.datamodule
+    check(
+        all(hasattr(data, name) for name in ("encoding_dataloader", "use_features", "encoding_key")),
+        f"{type(data).__name__} has no features to cache: set --model.feature_cache null",
+    )
+    options = (model.compressed_size, model.memory, model.memory_positions)
+    path = cache_path(folder, model.encoder, data.encoding_key, *options, str(trainer.precision))
+    if trainer.is_global_zero and not path.is_file():
+        loader, device = data.encoding_dataloader(), trainer.strategy.root_device
+        with torch.inference_mode(), trainer.precision_plugin.forward_context():
+            write_features(path, loader, len(loader.dataset), lambda images: model.encode(images.to(device)))
+    trainer.strategy.barrier("feature_cache")
+    data.use_features(Features(path))
+
+
+class Features:
+    """The features of n images in a file. It is opened at first use, so that each loader process opens it for itself.
+
+    Args:
+        path: A `.npy` file of `(n, M, E)`.
     """
 
     def __init__(self, path: str | Path):
@@ -41,18 +71,18 @@ class Features:
         return self._array
 
 
-def cache_path(folder: str | Path, encoder: nn.Module, *about: object) -> Path:
+def cache_path(folder: str | Path, encoder: nn.Module, *settings: object) -> Path:
     """The file of these features: another encoder, other images or another setting have another file.
 
     Args:
-        folder: of all caches.
-        encoder: its weights count.
-        about: whatever else the features depend on, by its `repr`.
+        folder: The folder of all caches.
+        encoder: The encoder; its weights are a part of the key.
+        settings: Whatever else the features depend on, compared by its `repr`.
     """
-    digest = hashlib.sha256(repr(about).encode())
+    digest = hashlib.sha256(repr(settings).encode())
     for name, value in encoder.state_dict().items():
         digest.update(name.encode())
-        # Viewed as bytes: numpy knows no bfloat16.
+        # Viewed as bytes because NumPy has no bfloat16.
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return Path(folder) / f"features_{digest.hexdigest()[:16]}.npy"
 
@@ -63,13 +93,13 @@ def write_features(
     """Encodes every image and writes the file; a run that is stopped leaves none.
 
     Args:
-        path: of the file.
-        batches: images `(B, 3, Y, X)` and their places `(B,)` among the n.
-        count: n.
-        encode: images to `(B, M, E)`.
+        path: The file to write.
+        batches: Images `(B, 3, H, W)` and their places `(B,)` among the n.
+        count: Number of images n.
+        encode: Function from images to features `(B, M, E)`.
 
     Raises:
-        ValueError: if some image never came.
+        ValueError: If some image is missing from the batches.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

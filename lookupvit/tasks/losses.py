@@ -1,7 +1,9 @@
-"""Classification losses that take hard (integer) and soft (probability) targets alike."""
+"""Losses of classification: against hard (integer) and soft (probability) targets, and against a teacher."""
 
 import torch
 import torch.nn.functional as F
+
+from lookupvit.grid import Tokens
 
 LOSSES = ("softmax", "sigmoid")
 
@@ -12,9 +14,9 @@ def classification_loss(
     """Loss of one head, averaged over the batch.
 
     Args:
-        logits: ``(B, C)`` scores of one head.
-        targets: ``(B,)`` integer classes, or ``(B, C)`` probabilities (after MixUp or CutMix).
-        kind: ``"softmax"`` is the cross-entropy; ``"sigmoid"`` is the binary cross-entropy of each class, summed over
+        logits: `(B, C)` scores of one head.
+        targets: `(B,)` integer classes, or `(B, C)` probabilities (after MixUp or CutMix).
+        kind: `"softmax"` is the cross-entropy; `"sigmoid"` is the binary cross-entropy of each class, summed over
             the classes.
         label_smoothing: Weight of the uniform distribution that is mixed into the targets, in [0, 1).
 
@@ -22,7 +24,7 @@ def classification_loss(
         A scalar, in nats.
 
     Raises:
-        ValueError: If ``kind`` is unknown, or if the targets fit neither form.
+        ValueError: If `kind` is unknown, or if the targets fit neither form.
     """
     if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape != logits.shape):
         raise ValueError(
@@ -41,15 +43,30 @@ def classification_loss(
 
 
 def distillation_loss(student: torch.Tensor, teacher: torch.Tensor, kind: str = "softmax") -> torch.Tensor:
-    """How far a student's distribution lies from its teacher's; least where they agree.
+    """Difference between a student's distribution and its teacher's; smallest where they agree.
 
     Args:
-        student: Logits ``(B, C)``.
-        teacher: Logits ``(B, C)``, detached.
-        kind: ``"softmax"``: cross-entropy between the two softmax distributions; ``"sigmoid"``: binary cross-entropy
+        student: Logits `(B, C)`.
+        teacher: Logits `(B, C)`, detached.
+        kind: `"softmax"`: cross-entropy between the two softmax distributions; `"sigmoid"`: binary cross-entropy
             of each class, summed over the classes.
 
     Returns:
         A scalar, in nats.
     """
     return classification_loss(student, teacher.softmax(dim=1) if kind == "softmax" else teacher.sigmoid(), kind)
+
+
+def feature_loss(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """One minus the cosine between pooled features `(B, D)`, averaged over the batch: a scalar in 0..2."""
+    return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1).mean()
+
+
+def pooled(tokens: Tokens) -> torch.Tensor:
+    """Mean of the normalised compressed tokens, or of the lookup tokens where there are no others: `(B, D)`."""
+    return (tokens.lookup if tokens.compressed is None else tokens.compressed).mean(dim=1)
+
+
+def mean_logits(logits: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Mean `(B, C)` of the heads' logits, each `(B, C)`."""
+    return torch.stack(list(logits.values())).mean(dim=0)

@@ -1,4 +1,4 @@
-"""Parameter groups, the optimisers, and the learning rate by step."""
+"""Parameter groups, the optimisers, and the learning rate of each step."""
 
 import math
 from collections.abc import Callable, Collection, Iterable
@@ -8,14 +8,13 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from lookupvit.weights.file import WRAPPERS
-from lookupvit.weights.vit_names import common_name
 
 # What wrappers put in front of a parameter's name.
 _WRAPPERS = (*WRAPPERS, "module.")
 
 
 def clean_name(name: str) -> str:
-    """A parameter's name without the prefixes of ``torch.compile``, DDP and FSDP."""
+    """A parameter's name without the prefixes of `torch.compile`, DDP and FSDP."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
@@ -28,7 +27,7 @@ def decayed_names(module: nn.Module, exclude: Collection[str] = ()) -> set[str]:
 
     Args:
         module: The model.
-        exclude: Names that never decay (a model's ``no_weight_decay()``).
+        exclude: Names that never decay (a model's `no_weight_decay()`).
     """
     return {name for name, p in module.named_parameters() if p.ndim >= 2 and name not in set(exclude)}
 
@@ -42,27 +41,26 @@ def parameter_groups(
     layer_id: Callable[[str], int] | None = None,
     top: int = 0,
 ) -> list[dict]:
-    """Sort parameters into groups of equal learning rate and weight decay.
+    """Sorts parameters into groups of equal learning rate and weight decay.
 
     Args:
         named_parameters: Names (wrapper prefixes are dropped) and parameters; frozen ones are left out.
-        decayed: Names that weight decay applies to, from :func:`decayed_names`.
+        decayed: Names that weight decay applies to, from `decayed_names`.
         lr: Learning rate of the last layer.
-        weight_decay: Decay of the decayed groups (AdamW's: multiplied by the learning rate).
-        layer_decay: A layer's learning rate is ``lr * layer_decay ** (top - layer_id)``; 1 turns it off.
-        layer_id: Gives a name's layer: 0 is the embedding, ``top`` the heads.
+        weight_decay: Weight decay of those; in AdamW it is multiplied by the learning rate.
+        layer_decay: A layer's learning rate is `lr * layer_decay ** (top - layer_id)`; 1 turns it off.
+        layer_id: Gives the layer of a parameter's name: 0 is the embedding, `top` the heads.
         top: The highest layer id.
 
     Returns:
-        Groups for a torch optimiser, in ascending order of layer, ``name`` telling them apart.
+        Groups for a torch optimiser, in ascending order of layer; each has a `name` of its own.
     """
     groups: dict[tuple[int, bool], dict] = {}
     for raw_name, parameter in named_parameters:
         if not parameter.requires_grad:
             continue
         name = clean_name(raw_name)
-        layer = layer_id(name) if layer_id is not None and layer_decay != 1.0 else top
-        decays = name in decayed
+        layer, decays = layer_id(name) if layer_id is not None and layer_decay != 1.0 else top, name in decayed
         group = groups.setdefault(
             (layer, decays),
             {
@@ -76,42 +74,16 @@ def parameter_groups(
     return [groups[key] for key in sorted(groups)]
 
 
-def check_freeze(freeze: int | str) -> None:
-    """Raises a one-line ValueError for what `freeze_layers` does not take."""
-    if freeze != "backbone" and (not isinstance(freeze, int) or freeze < 0):
-        raise ValueError(f"freeze {freeze!r} is neither a number of layers, 0 or more, nor 'backbone'")
-
-
-def freeze_layers(model: nn.Module, freeze: int | str) -> None:
-    """Stops the parameters of the lower layers from learning.
-
-    Args:
-        model: With ``layer_id`` and ``num_layers``, as ``LookupViT`` has.
-        freeze: So many layers, from the embedding up; ``"backbone"``: everything but the linear classifiers.
-
-    Raises:
-        ValueError: If no layer is left to learn.
-    """
-    check_freeze(freeze)
-    if freeze != "backbone" and freeze >= model.num_layers:
-        raise ValueError(f"freeze {freeze} leaves nothing to learn of {model.num_layers} layers: give fewer")
-    for name, parameter in model.named_parameters():
-        if freeze == "backbone":
-            parameter.requires_grad_(common_name(name).startswith("heads."))
-        elif model.layer_id(name) < freeze:
-            parameter.requires_grad_(False)
-
-
 def warmup_cosine(total_steps: int, warmup_steps: int, min_ratio: float = 0.0) -> Callable[[int], float]:
-    """Factor on the learning rate at a step: linear warm-up, then half a cosine down to ``min_ratio``.
+    """The factor on the learning rate as a function of the step: linear warm-up, then half a cosine to `min_ratio`.
 
-    Step ``s`` of the warm-up (from 0) has ``(s + 1) / (warmup_steps + 1)``, so that no step is wasted at zero; step
-    ``warmup_steps`` has 1, and step ``total_steps`` would have ``min_ratio``.
+    Step `s` of the warm-up (from 0) has the factor `(s + 1) / (warmup_steps + 1)`, so that no step is wasted at zero;
+    step `warmup_steps` has 1, and step `total_steps`, after the last, would have `min_ratio`.
 
     Args:
         total_steps: Optimiser steps of the whole run.
         warmup_steps: Optimiser steps of the warm-up.
-        min_ratio: The last learning rate over the highest one, in [0, 1].
+        min_ratio: The last learning rate divided by the highest one, in [0, 1].
 
     Raises:
         ValueError: If the warm-up is not shorter than the run.
@@ -141,15 +113,15 @@ def build_optimizer(
     momentum: float = 0.9,
     scaled: bool = False,
 ) -> torch.optim.Optimizer:
-    """The optimiser over parameter groups, fused where every parameter lies on a CPU or a CUDA device.
+    """The optimiser over parameter groups, fused where all parameters are on a CPU or a CUDA device.
 
     Args:
-        name: ``"adamw"`` or ``"sgd"``.
-        groups: From :func:`parameter_groups`.
+        name: `"adamw"` or `"sgd"`.
+        groups: From `parameter_groups`.
         betas: AdamW's betas.
         momentum: SGD's momentum.
-        scaled: Whether a gradient scaler (``16-mixed``) stands beside it. Then it is not fused: a fused one undoes the
-            scale itself, which comes too late for clipping.
+        scaled: Whether a gradient scaler (`16-mixed`) is used. Then the optimiser is not fused: a fused one divides by
+            the scale in its own step, which is after the gradients were clipped.
     """
     devices = {p.device.type for group in groups for p in group["params"]}
     fused = True if devices <= {"cpu", "cuda"} and not scaled else None

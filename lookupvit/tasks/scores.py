@@ -1,5 +1,6 @@
-"""Losses and accuracies of an evaluation, at every compressed size and of every head."""
+"""Losses and accuracies of an evaluation, at every compressed size and of every head; and of several test sets."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,28 +10,32 @@ from torch.utils.data import DataLoader, DistributedSampler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from datamodules.robustness.sets import TestSet
 from lookupvit.grid import size_name
+from lookupvit.metrics.robustness import RobustnessScores
+from lookupvit.tasks.losses import mean_logits
 from lookupvit.tasks.sampling import Size
 
 STAGES = ("val", "test")
-_MAIN = "main"  # the key of the size that an unadorned metric such as val/top1 stands for
+MAIN = "main"  # the key of the main size, whose metrics have no size in their names (val/top1)
+PLAIN = "vit"  # the key of a model without compressed tokens, in the results of several test sets
 
 
 class Scores(nn.Module):
     """The metrics of one stage.
 
     Args:
-        stage: ``"val"`` or ``"test"``, the beginning of every name.
-        main: The size that unadorned names such as ``val/top1`` stand for; None of a ViT.
-        sizes: Sizes that are reported under their own names, such as ``val/top1@3x3``.
-        heads: Heads that are reported one by one beside their mean; none of a model with a single head.
-        num_classes: ``C``.
+        stage: `"val"` or `"test"`, the beginning of every name.
+        main: The size whose metrics have no size in their names, such as `val/top1`; None for a ViT.
+        sizes: Sizes that are reported under their own names, such as `val/top1@3x3`.
+        heads: Heads that are reported one by one beside their mean; empty for a model with a single head.
+        num_classes: Number of classes C.
     """
 
     def __init__(self, stage: str, main: Size | None, sizes: list[Size], heads: list[str], num_classes: int) -> None:
         super().__init__()
         self.stage, self.main, self.sizes = stage, main, sizes
-        keys = [_MAIN, *(size_name(size) for size in sizes if size != main)]
+        keys = [MAIN, *(size_name(size) for size in sizes if size != main)]
         self.accuracies = nn.ModuleDict(
             {
                 key: nn.ModuleDict({head: _accuracies(stage, key, head, num_classes) for head in ("mean", *heads)})
@@ -41,7 +46,7 @@ class Scores(nn.Module):
 
     @property
     def evaluated(self) -> list[Size | None]:
-        """Every size that an evaluation runs, the main one first."""
+        """Every size that an evaluation runs at, the main one first."""
         return [self.main, *(size for size in self.sizes if size != self.main)]
 
     def update(
@@ -50,10 +55,10 @@ class Scores(nn.Module):
         """Adds a batch.
 
         Args:
-            size: Its compressed size.
-            logits: ``(B, C)`` by head.
-            losses: Scalars, one a head.
-            targets: Classes ``(B,)``.
+            size: The compressed size that it was run at.
+            logits: Logits `(B, C)` by head.
+            losses: One scalar for each head.
+            targets: Classes `(B,)`.
         """
         key = self._key(size)
         self.losses[key].update(torch.stack(losses).mean(), weight=len(targets))
@@ -67,22 +72,56 @@ class Scores(nn.Module):
             key = self._key(size)
             task.log(f"{self.stage}/loss{_at(key)}", self.losses[key], batch_size=batch_size)
             for head, metric in self.accuracies[key].items():
-                task.log_dict(metric, prog_bar=key == _MAIN and head == "mean", batch_size=batch_size)
-            if key == _MAIN and size in self.sizes:  # once more under its own size, for tables and plots
+                task.log_dict(metric, prog_bar=key == MAIN and head == "mean", batch_size=batch_size)
+            if key == MAIN and size in self.sizes:  # once more under its own size, for tables and plots
                 named = self.accuracies[key]["mean"].items(keep_base=True)
                 task.log_dict({f"{name}@{size_name(size)}": metric for name, metric in named}, batch_size=batch_size)
 
     def _key(self, size: Size | None) -> str:
-        return _MAIN if size == self.main else size_name(size)
+        return MAIN if size == self.main else size_name(size)
 
 
-def mean_logits(logits: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Mean of the heads' logits ``(B, C)``."""
-    return torch.stack(list(logits.values())).mean(dim=0)
+class SetScores(nn.Module):
+    """A `RobustnessScores` for each compressed size.
+
+    Args:
+        sets: What each number in a batch asks for.
+        sizes: The compressed sizes, the main one first; `(None,)` for a ViT.
+    """
+
+    def __init__(self, sets: Sequence[TestSet], sizes: Sequence[Size | None]) -> None:
+        super().__init__()
+        self.by_size = nn.ModuleDict({_set_key(size): RobustnessScores(sets) for size in sizes})
+
+    def update(
+        self, logits: dict[Size | None, dict[str, torch.Tensor]], targets: torch.Tensor, sets: torch.Tensor
+    ) -> None:
+        """Adds the first B samples of a batch.
+
+        Args:
+            logits: Logits `(n, C)` by size and head, with n at least B.
+            targets: Classes `(B,)`.
+            sets: The number of each sample's test set, `(B,)`.
+        """
+        for size, by_head in logits.items():
+            self.by_size[_set_key(size)].update(mean_logits(by_head)[: len(targets)], targets, sets)
+
+    def compute(self) -> dict[str, dict[str, Any]]:
+        """Rows and summary by size, see `RobustnessScores`."""
+        return {name: scores.compute() for name, scores in self.by_size.items()}
+
+    @staticmethod
+    def summary(results: dict[str, dict[str, Any]]) -> dict[str, float]:
+        """The values to log: `test/cifar10-c/mean_error`, with `@3x3` after it for all sizes but the first."""
+        return {
+            f"test/{measure}" + ("" if place == 0 else f"@{size}"): value
+            for place, (size, result) in enumerate(results.items())
+            for measure, value in result["summary"].items()
+        }
 
 
 def new_samples(loader: Any, batch_idx: int, batch: int, rank: int) -> int:
-    """How many of a batch's samples are not repeats that a distributed sampler added to fill up the last round."""
+    """Number of a batch's samples that a distributed sampler did not repeat to fill up its last round."""
     sampler = getattr(loader, "sampler", None)
     if not isinstance(loader, DataLoader) or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
         return batch
@@ -91,8 +130,12 @@ def new_samples(loader: Any, batch_idx: int, batch: int, rank: int) -> int:
     return max(0, min(batch, mine - batch_idx * loader.batch_size))
 
 
+def _set_key(size: Size | None) -> str:
+    return PLAIN if size is None else size_name(size)
+
+
 def _at(key: str) -> str:
-    return "" if key == _MAIN else f"@{key}"
+    return "" if key == MAIN else f"@{key}"
 
 
 def _accuracies(stage: str, key: str, head: str, num_classes: int) -> MetricCollection:

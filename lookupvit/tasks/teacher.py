@@ -1,6 +1,6 @@
 """A frozen model that another one learns from. Not in the paper: it speeds up a warm start.
 
-Letters: B batch, C classes, T tokens, D embed_dim.
+Letters: B batch, C classes, D embed_dim.
 """
 
 from pathlib import Path
@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import timm
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.checkpoints.contents import read_contents
@@ -16,29 +15,30 @@ from lookupvit.checkpoints.pixels import Pixels, pixels_of, timm_pixels
 from lookupvit.grid import Tokens
 from lookupvit.interop.load_model import load_model
 from lookupvit.tasks.belonging import say
+from lookupvit.tasks.losses import pooled
 
 
 class Lesson(NamedTuple):
-    """What a teacher says about a batch: logits `(B, C)`, and its pooled, normalised tokens `(B, D)`."""
+    """A teacher's logits `(B, C)` of a batch, and its pooled, normalised tokens `(B, D)`."""
 
     logits: Tensor
     pooled: Tensor
 
 
 class Teacher:
-    """A model in evaluation mode without gradients. It is no module, so that no checkpoint or optimiser contains it.
+    """A model in evaluation mode, without gradients. It is not an `nn.Module`: no checkpoint or optimiser contains it.
 
     Args:
-        source: a checkpoint that `lookupvit fit` wrote, a folder of `save_pretrained`, or the name of a timm ViT, whose
+        source: A checkpoint that `lookupvit fit` wrote, a folder of `save_pretrained`, or the name of a timm ViT, whose
             pretrained weights timm fetches.
-        num_classes: classes that it has to have.
+        num_classes: Number of classes that it has to have.
         img_size: (height, width) of the images that it will see, in pixels.
-        pixels: how those images are normalised; where the teacher was trained with another mean and standard deviation,
-            it gets the images as it knows them. None: as they come.
+        pixels: How those images are normalised. Where the teacher was trained with another mean and standard deviation,
+            they are normalised again for it. None leaves them as they are.
 
     Raises:
-        FileNotFoundError: if there is neither such a file nor such a timm model.
-        ValueError: for a model of other classes, one that cannot be fetched, or no image classifier; in one line.
+        FileNotFoundError: If there is neither such a file nor such a timm model.
+        ValueError: If the model has other classes, cannot be fetched, or is no image classifier; in one line.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Teacher:
         self.width = self.model.embed_dim
 
     def to(self, device: torch.device) -> None:
-        """Moves the model."""
+        """Moves the teacher to a device."""
         self.model.to(device)
         if self.renormalise is not None:
             self.renormalise = tuple(value.to(device) for value in self.renormalise)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Lesson:
-        """What it says about images `(B, 3, H, W)`."""
+        """Logits and pooled tokens of images `(B, 3, H, W)`."""
         if self.renormalise is not None:
             scale, shift = self.renormalise
             images = images * scale + shift  # (B, C, H, W), (C, 1, 1)
@@ -74,16 +74,6 @@ class Teacher:
         if isinstance(features, Tokens):
             return Lesson(logits, pooled(features))
         return Lesson(logits, self.model.pool(features) if hasattr(self.model, "pool") else features.mean(dim=1))
-
-
-def pooled(tokens: Tokens) -> Tensor:
-    """Mean of the normalised compressed tokens, or of the lookup tokens where there are no others: `(B, D)`."""
-    return (tokens.lookup if tokens.compressed is None else tokens.compressed).mean(dim=1)
-
-
-def feature_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """One minus the cosine between pooled features `(B, D)`, averaged over the batch: a scalar in 0..2."""
-    return 1 - F.cosine_similarity(student.float(), teacher.float(), dim=1).mean()
 
 
 def _load(source: str | Path, img_size: tuple[int, int]) -> tuple[nn.Module, Pixels | None]:

@@ -10,32 +10,31 @@ from lookupvit.metrics.multiview import MultiViewAccuracy, top_k_accuracy
 from lookupvit.model.zoo import model_arguments
 from lookupvit.tasks.base import check
 from lookupvit.tasks.classification import ClassificationTask
+from lookupvit.tasks.losses import mean_logits
 from lookupvit.tasks.sampling import Size
-from lookupvit.tasks.scores import mean_logits
-
-_MAIN = "main"  # the key of the size that an unadorned metric such as test/top1 stands for
+from lookupvit.tasks.scores import MAIN
 
 
 class VideoTask(ClassificationTask):
     """Trains and tests a video classifier: LookupViViT, or a ViViT beside it.
 
-    Batches of training and validation are ``(clips, targets)``: clips ``(B, 3, T, H, W)``, normalised. Batches of test
-    are ``(views, targets, videos)``: views ``(B, V, 3, T, H, W)``, the V = clips x crops views of each video, and
-    ``(B,)`` the place of each video in the data set; ``(clips, targets)`` is tested as it is validated. Batches of
-    ``predict`` are ``(clips or views, files)``.
+    Batches of training and validation are `(clips, targets)`: clips `(B, 3, T, H, W)`, normalised. Batches of test
+    are `(views, targets, videos)`: views `(B, V, 3, T, H, W)`, the V = clips x crops views of each video, and
+    `(B,)` the place of each video in the data set; `(clips, targets)` is tested as it is validated. Batches of
+    `predict` are `(clips or views, files)`.
 
     A video's logits are the mean over its views (of logits, as ViViT's test does, not of probabilities). Each video
     counts once, on however many devices: what a distributed sampler repeats is recognised by its place.
 
-    Logged: as by ``ClassificationTask``; ``test/loss`` and ``test/top...`` are of the averaged logits.
+    Logged: as by `ClassificationTask`; `test/loss` and `test/top...` are of the averaged logits.
 
     Args:
-        name: Model, such as ``"lookupvivit_base_joint_patch16x2_224"``.
+        name: Model, such as `"lookupvivit_base_joint_patch16x2_224"`.
         num_frames: Frames of a clip; the command line takes it from the data. None keeps the model's own.
-        args: Further arguments of ``lookupvit.create_model``.
+        args: Further arguments of `lookupvit.create_model`.
         view_batch: Views that go through the model at a time in test and predict; None: a batch's all at once.
-        **options: Of ``ClassificationTask``. Compressed sizes have three entries, ``[4, 3, 3]``; in a factorised model
-            the first is the number of time indices, or is left out of ``compressed_size``.
+        **options: Of `ClassificationTask`. Compressed sizes have three entries, `[4, 3, 3]`; in a factorised model
+            the first is the number of time indices, or is left out of `compressed_size`.
 
     Raises:
         ValueError: If an option has a value that does not fit.
@@ -71,7 +70,7 @@ class VideoTask(ClassificationTask):
     def head_logits(
         self, images: torch.Tensor, compressed_size: Size | None = None, head: str | None = None
     ) -> dict[str, torch.Tensor]:
-        """Logits ``(B, C)`` by head, of clips ``(B, 3, T, H, W)`` or views ``(B, V, 3, T, H, W)``."""
+        """Logits `(B, C)` by head, of clips `(B, 3, T, H, W)` or views `(B, V, 3, T, H, W)`."""
         if images.ndim < 6:
             return super().head_logits(images, compressed_size, head)
         return self.logits_at_sizes(images, [compressed_size], head)[compressed_size]
@@ -79,7 +78,7 @@ class VideoTask(ClassificationTask):
     def logits_at_sizes(
         self, images: torch.Tensor, sizes: list[Size], head: str | None = None
     ) -> dict[Size, dict[str, torch.Tensor]]:
-        """Logits ``(B, C)`` by size and head, of clips ``(B, 3, T, H, W)`` or views ``(B, V, 3, T, H, W)``."""
+        """Logits `(B, C)` by size and head, of clips `(B, 3, T, H, W)` or views `(B, V, 3, T, H, W)`."""
         if images.ndim < 6:
             return super().logits_at_sizes(images, sizes, head)
         B, V = images.shape[:2]
@@ -105,25 +104,25 @@ class VideoTask(ClassificationTask):
         scores = self.scores["test"]
         for size, logits in self.logits_at_sizes(views, scores.evaluated, self.eval_head).items():
             mean = mean_logits(logits)
-            for head, metric in self.views[_MAIN if size == scores.main else size_name(size)].items():
+            for head, metric in self.views[MAIN if size == scores.main else size_name(size)].items():
                 metric.update(mean if head == "mean" else logits[head], targets, videos)
 
     def on_test_epoch_end(self) -> None:
         """Logs the accuracy by video, over all devices."""
         main = self.model.compressed_size
-        seen = next(iter(self.views[_MAIN].values())).update_called
+        seen = next(iter(self.views[MAIN].values())).update_called
         # One rank may have got no video at all; it takes part nevertheless.
         if not self.trainer.strategy.reduce_boolean_decision(seen, all=False):
             return
         for key, by_head in self.views.items():
-            at, losses = "" if key == _MAIN else f"@{key}", {}
+            at, losses = "" if key == MAIN else f"@{key}", {}
             for head, metric in by_head.items():
                 videos = metric.grouped()
                 losses[head] = self._loss(videos.logits, videos.targets)
                 accuracy = {f"top{k}": top_k_accuracy(videos.logits, videos.targets, k) for k in metric.top_k}
                 suffix = ("" if head == "mean" else f"_{head}") + at
                 named = {f"test/{name}{suffix}": value for name, value in accuracy.items()}
-                if key == _MAIN and head == "mean" and main in self.eval_sizes:
+                if key == MAIN and head == "mean" and main in self.eval_sizes:
                     named |= {f"test/{name}@{size_name(main)}": value for name, value in accuracy.items()}
                 self.log_dict(named, sync_dist=True)  # the same on every rank
                 metric.reset()

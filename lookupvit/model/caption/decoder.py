@@ -212,7 +212,7 @@ class Decoder(nn.Module):
             memory = self.project(memory)
         if R % memory[0][0].shape[0]:
             raise ValueError(
-                f"{R} texts do not belong to {memory[0][0].shape[0]} images: give the same number of texts for each image"
+                f"{R} texts do not belong to {memory[0][0].shape[0]} images: give as many texts for each image"
             )
         x = self.drop(self.embed(tokens) + self.pos_embed[start : start + T])
         for i, block in enumerate(self.blocks):
