@@ -1,6 +1,9 @@
 """Every shipped configuration parses, instantiates and runs one step; tiny sizes, tiny data on disk."""
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +13,44 @@ from conftest import TREE_CLASSES, write_tree
 from datamodules.demos.motion import render_motion
 from datamodules.images.cifar10 import CLASSES
 from lookupvit import ViT, create_model, save_weights
+from lookupvit.cli.common.includes import expand_includes
 from lookupvit.cli.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PIECES = sorted((CONFIGS / "base").glob("*.yaml"))
 TESTS = sorted((CONFIGS / "robustness").glob("*.yaml"))
 WHOLE = sorted({*CONFIGS.rglob("*.yaml")} - {*PIECES, *TESTS})
+# The first of each family, written out; every other experiment says only how it differs from one of the others.
+FIRST = {
+    *("demo", "demo_caption", "demo_video_joint", "cifar10_lookupvit_3x3", "imagenet1k_base", "imagenet1k_small_deit"),
+    *("imagenet21k_base", "imagefolder_224", "imagenet21k_base_to_1k", "coco_base"),
+    *("kinetics400_base_joint", "ssv2_base_joint"),
+}
+VARIANTS = [file for file in WHOLE if file.stem not in FIRST]
+
+
+def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    both = {key: merged(one[key], value) if isinstance(value, dict) and isinstance(one.get(key), dict) else value
+            for key, value in other.items()}  # fmt: skip
+    return one | both
+
+
+def settings_of(file: Path, itself: bool = True) -> dict[str, Any]:
+    """What the files that a configuration includes say together, and what it says itself."""
+    values = expand_includes(["--config", str(file)])[1::2]
+    files = [Path(value) for value in values if not value.startswith("{")]
+    settings: dict[str, Any] = {}
+    for included in files if itself else files[:-1]:
+        settings = merged(settings, yaml.safe_load(included.read_text()))
+    return settings
+
+
+def leaves(settings: dict[str, Any], *above: str) -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from leaves(value, *above, key)
+        else:
+            yield ".".join((*above, key)), value
 
 
 def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
@@ -51,7 +86,7 @@ def tiny_captions(file: Path, folder: Path) -> list[str]:
         return [*root, "--data.img_size", "36", *(x for k, v in counts.items() for x in (f"--data.{k}", str(v)))]
     render_scenes(folder / "scenes", **counts)
     args = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 4}
-    name = yaml.safe_load(file.read_text())["model"]["init_args"]["name"]
+    name = settings_of(file)["model"]["init_args"]["name"]
     encoder = create_model(name, num_classes=2, img_size=20, **args)
     hyper = {"name": name, "num_classes": 2, "img_size": 20, "args": args}
     state = {f"model.{key}": value for key, value in encoder.state_dict().items()}
@@ -87,6 +122,24 @@ def test_configuration_resolves_and_opens_with_its_command(file: Path, capsys: p
     head = file.read_text().split("include:")[0]
     assert f"lookupvit fit --config configs/{file.relative_to(CONFIGS)}" in head
     assert len(file.read_text().splitlines()) <= 32
+
+
+@pytest.mark.parametrize("file", [*WHOLE, *TESTS], ids=lambda file: file.stem)
+def test_configuration_says_what_to_expect_and_on_what(file: Path) -> None:
+    head = re.match(r"(?:#.*\n)+", file.read_text()).group()
+    assert re.search(r"^# Expected: \S", head, re.M) and re.search(r"^# Hardware: \S", head, re.M)
+
+
+@pytest.mark.parametrize("file", VARIANTS, ids=lambda file: file.stem)
+def test_experiment_says_only_what_it_changes(file: Path) -> None:
+    own = yaml.safe_load(file.read_text())
+    first, *others = [own.pop("include")] if isinstance(own["include"], str) else own.pop("include")
+    assert (file.parent / first).resolve() in WHOLE
+    assert all((file.parent / other).resolve() in PIECES for other in others)
+    before, said = dict(leaves(settings_of(file, itself=False))), dict(leaves(own))
+    assert said.pop("name") == file.stem
+    assert 1 <= len(said) <= 8
+    assert not [key for key, value in said.items() if key in before and before[key] == value]
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
+from test_configs import settings_of
 
 from datamodules.images.transforms import transform_options
 from datamodules.video.ssv2 import SSv2DataModule
-from lookupvit.cli.common.includes import expand_includes
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "RECIPES.md").read_text(encoding="utf-8")
@@ -19,17 +19,9 @@ SECTIONS = {
 }
 
 
-def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    both = {key: merged(one[key], value) if isinstance(value, dict) and isinstance(one.get(key), dict) else value
-            for key, value in other.items()}  # fmt: skip
-    return one | both
-
-
 def settings(config: str) -> dict[str, dict[str, Any]]:
     """The configuration's fields, its augmentation completed by its recipe."""
-    content: dict[str, Any] = {}
-    for file in expand_includes(["--config", str(ROOT / config)])[1::2]:
-        content = merged(content, yaml.safe_load(Path(file).read_text()))
+    content = settings_of(ROOT / config)
     data = content["data"]["init_args"]
     given = {key: value for key, value in data.items() if key in transform_options()}
     if content["data"]["class_path"] == "SSv2DataModule":

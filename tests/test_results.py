@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import statistics
 from pathlib import Path
 from types import ModuleType
 
@@ -57,6 +59,19 @@ def test_what_a_benchmark_saved_is_a_table_with_its_command(results: ModuleType,
     assert table == (
         "`python x.py`; threads 2. A note.\n\n| way | ms | faster |\n|---|---|---|\n| a | 2 | – |\n| b | – | 1.5 |\n"
     )
+
+
+@pytest.mark.parametrize(("log", "folder"), [("ablation", "configs/experiments/ablation"), ("video_motion", "configs")])
+def test_a_configuration_expects_what_its_log_says(log: str, folder: str) -> None:
+    runs = json.loads((ROOT / "docs" / "results" / f"{log}.json").read_text())["runs"]
+    for name, seeds in runs.items():
+        mean, deviation = re.findall(
+            r"# Expected: ([\d.]+) ± ([\d.]+) %", (ROOT / folder / f"{name}.yaml").read_text()
+        )[0]
+        top1 = [seed["top1"] for seed in seeds]
+        assert len(top1) == 3
+        assert abs(float(mean) - statistics.mean(top1)) < 0.051
+        assert abs(float(deviation) - statistics.stdev(top1)) < 0.051
 
 
 def test_mistakes_are_one_line(results: ModuleType, tmp_path: Path) -> None:
