@@ -4,13 +4,15 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from lookupvit.analysis.budget import BudgetFit, fit_budget
 from lookupvit.bench.report import environment
-from lookupvit.checkpoints.contents import Contents, read_contents
+from lookupvit.checkpoints import find
+from lookupvit.checkpoints.contents import Contents, is_exported, read_contents
 from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.cost_table import PATHS, cost_report
 from lookupvit.grid import parse_size, size_name, to_2tuple
@@ -33,6 +35,7 @@ def cost(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.batch < 1:
         raise ValueError(f"--batch {args.batch} is no number of images: give 1 or more")
+    args.ckpt_path = _checkpoint(args)
     contents = Contents("") if args.ckpt_path is None else read_contents(args.ckpt_path)
     build = _builder(args, contents)
     with torch.device("meta"):  # counting needs shapes only
@@ -59,8 +62,18 @@ def cost(argv: list[str]) -> None:
     elif args.candidates:
         raise ValueError("--candidates are sizes for a budget to choose from: give --budget_gmacs or --budget_ms too")
     report = cost_report(
-        model, pixels, sizes, args.path, args.batch, args.head, args.model or args.ckpt_path, args.device
+        model,
+        pixels,
+        sizes,
+        args.path,
+        args.batch,
+        args.head,
+        args.model or args.ckpt_path,
+        args.device,
+        contents.trained_sizes,
     )
+    if sizes is None and contents.trained_sizes:
+        notes = [f"{size_name(size)}: {contents.about(size)}" for size in contents.trained_sizes]
     report.notes = notes + report.notes
     report.show()
     if args.output:
@@ -96,10 +109,22 @@ def _sentence(args: argparse.Namespace, fit: BudgetFit, px: tuple[int, int]) -> 
     return f"{size_name(fit.size)} is the largest compressed size {where} for {budget}: it costs {costs}{larger}"
 
 
+def _checkpoint(args: argparse.Namespace) -> str | None:
+    """The file or exported folder that CHECKPOINT or `--ckpt_path` means; None where a model is named instead."""
+    if sum(given is not None for given in (args.checkpoint, args.ckpt_path, args.model)) != 1:
+        raise ValueError("cost needs a CHECKPOINT or --model NAME, one of them")
+    if args.model is not None:
+        return None
+    path = Path(find.of_run(args.checkpoint or args.ckpt_path)).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist: give a file, or the folder of a run or an export")
+    if path.is_dir() and not is_exported(path):
+        raise FileNotFoundError(f"checkpoint {path}: this folder holds neither a run's last.ckpt nor an exported model")
+    return str(path)
+
+
 def _builder(args: argparse.Namespace, contents: Contents) -> Callable[[], nn.Module]:
     """What builds the model that the arguments name, on whatever device is current."""
-    if (args.model is None) == (args.ckpt_path is None):
-        raise ValueError("cost needs --model NAME or --ckpt_path FILE, one of them")
     try:
         extra = json.loads(args.args)
     except json.JSONDecodeError as error:
@@ -117,21 +142,27 @@ def _parser() -> argparse.ArgumentParser:
         description="Multiply-adds by term and path, counted and measured; parameters; memory; what a budget buys.",
         allow_abbrev=False,
     )
-    parser.add_argument("--model", help="name of a model, such as lookupvit_base_patch16_224")
-    parser.add_argument("--ckpt_path", help="take the model of this checkpoint")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="take the model of this file, run's folder or export"
+    )
+    parser.add_argument("--model", help="name of a model, such as lookupvit_base_patch16_224, in place of CHECKPOINT")
+    parser.add_argument("--ckpt_path", help="the same as CHECKPOINT")
     parser.add_argument("--args", default="{}", help="further arguments of the model as JSON, such as '{\"depth\": 6}'")
     parser.add_argument(
         "--img_size", type=_pixels, nargs="+", help="pixels, 224 or 224x320; the model's own by default"
     )
     parser.add_argument(
-        "--compressed_size", type=_size, nargs="+", help="sizes such as 3x3 5x5; the paper's by default"
+        "--compressed_size",
+        type=_size,
+        nargs="+",
+        help="sizes such as 3x3 5x5; the paper's and the trained ones by default",
     )
     parser.add_argument("--path", choices=PATHS, nargs="+", help="paths to count; all that the model has by default")
     parser.add_argument("--head", choices=HEADS, help="count one head alone; the model's own by default")
     parser.add_argument(
         "--batch", type=int, default=1, help="images of a training step, and of a call under --budget_ms"
     )
-    parser.add_argument("--budget_gmacs", type=float, help="the largest compressed size within so many GMACs an image")
+    parser.add_argument("--budget_gmacs", type=float, help="the largest compressed size within so many GMACs per image")
     parser.add_argument(
         "--budget_ms", type=float, help="the largest compressed size within so many ms a call, timed here"
     )

@@ -35,6 +35,7 @@ FRAMES = "num_frames"  # likewise, of clips; other data and models do not know i
 # Shorter names of what is asked for at inference.
 _SHORT = {
     "--budget_gmacs": "--model.budget_gmacs",
+    "--budget_ms": "--model.budget_ms",
     "--cascade": "--model.cascade",
     "--untrained_sizes": "--model.untrained_sizes",
     "--output": "--output_dir",  # its name in other commands once
@@ -265,8 +266,7 @@ class LookupViTCLI(LightningCLI):
             path = self.config[subcommand].get("ckpt_path")
             raise ValueError(stored.explain_mismatch(str(error), path)) from error
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            run_folder.unlock(self._lock)
 
 
 def run(argv: list[str]) -> LookupViTCLI:

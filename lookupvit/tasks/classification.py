@@ -45,7 +45,9 @@ class ClassificationTask(TrainedSizes):
         eval_compressed_sizes: Sizes to evaluate; None: ``compressed_sizes``, or ``compressed_size`` alone.
         budget_gmacs: Instead of ``compressed_size``: the largest size within so many GMACs per image; of a checkpoint
             among the sizes that it was trained at.
-        untrained_sizes: Let ``budget_gmacs`` choose a size that the checkpoint was not trained at.
+        budget_ms: For ``validate``, ``test`` and ``predict``: likewise, within so many milliseconds per call with one
+            image, measured on the device when the checkpoint is loaded.
+        untrained_sizes: Let a budget choose a size that the checkpoint was not trained at.
         cascade: For ``predict``: a file of ``lookupvit sweep`` with sizes and thresholds; each image runs at the
             smallest size first, and again at the next only while the model is not sure of it.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
@@ -74,6 +76,7 @@ class ClassificationTask(TrainedSizes):
         distill_weight: float = 0.5,
         eval_compressed_sizes: list[list[int]] | None = None,
         budget_gmacs: float | None = None,
+        budget_ms: float | None = None,
         untrained_sizes: bool = False,
         cascade: str | None = None,
         drop_path_rate: float = 0.0,
@@ -110,6 +113,7 @@ class ClassificationTask(TrainedSizes):
         if self.compressed_size is not None:
             arguments["compressed_size"] = self.compressed_size
         self.model = create_model(name, **arguments)
+        self._check_budgets(budget_gmacs, budget_ms)
         if budget_gmacs is not None:
             self.compressed_size = self.model.compressed_size = largest_size(
                 self.model,

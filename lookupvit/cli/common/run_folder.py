@@ -1,5 +1,6 @@
 """The folder of a run, OUTPUT_DIR/NAME/version_K: which one, made by nobody else, and locked while the run goes on."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def lock(folder: Path) -> FileLock | None:
     """Locks the folder that ``last.ckpt`` is written to; the system takes the lock from a process that dies.
 
     Returns:
-        The lock, to be released; None on a rank other than 0, and where the file system has no locks, which is said.
+        The lock, for `unlock`; None on a rank other than 0, and where the file system has no locks, which is said.
 
     Raises:
         ValueError: If another process has it.
@@ -70,6 +71,14 @@ def lock(folder: Path) -> FileLock | None:
         Console(stderr=True).print(f"{folder} is not locked against a second run: {error}", soft_wrap=True)
         return None
     return held
+
+
+def unlock(held: FileLock | None) -> None:
+    """Releases a lock and takes its file away; first the file, while nobody else can hold the lock."""
+    if held is not None:
+        with contextlib.suppress(OSError):  # of a disk that has become read-only; an empty file does no harm
+            Path(held.lock_file).unlink()
+        held.release()
 
 
 def keep_checkpoints_in(run: Path, callbacks: list[Any]) -> None:
