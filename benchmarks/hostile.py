@@ -83,6 +83,8 @@ def one(make: Callable, folder: Path) -> str:
             answer = f"wrong: control characters in {errors!r}"
     new = {path.name for path in folder.rglob("*") if "out" not in path.parts} - {path.name for path in before}
     new -= {"__pycache__", "lightning_logs"}
+    if answer == "harmless":  # what `test` and `validate` write of their own accord
+        new -= {f"{name}.{end}" for name in ("test", "validate") for end in ("json", "csv")}
     if seen:
         return f"wrong: started {seen}"
     if new or "evil" in sys.modules or Path("victim").read_text() != "whole":

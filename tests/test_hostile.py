@@ -85,6 +85,18 @@ def test_a_class_outside_is_imported_only_if_the_user_names_it(
     assert main(["test", "--ckpt_path", "theirs.ckpt", "--data", "theirs_of_test.Data", *CPU]) == 0
 
 
+@pytest.mark.parametrize("command", ["knn", "attend", "sweep"])
+def test_no_command_imports_a_class_that_a_file_names(
+    command: str, checkpoint: dict, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("evil_of_test.py").write_text("raise SystemExit('imported')\nclass Data: pass\n")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    checkpoint["data_config"]["class_path"] = "evil_of_test.Data"
+    torch.save(checkpoint, "evil.ckpt")
+    assert main([command, "evil.ckpt", *(["--path", "."] if command == "attend" else [])]) == 2
+    assert "'evil_of_test.Data', which is not of this project" in capsys.readouterr().err
+
+
 def test_data_are_rendered_where_the_user_says(checkpoint: dict, capsys: pytest.CaptureFixture) -> None:
     data = {"root": "written", "train_per_class": 1, "val_per_class": 1, "img_size": 32, "num_workers": 0}
     checkpoint["data_config"] = {"class_path": "DemoDataModule", "init_args": data}

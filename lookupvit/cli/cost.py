@@ -4,13 +4,15 @@ import argparse
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from lookupvit.analysis.budget import BudgetFit, fit_budget
 from lookupvit.bench.report import environment
-from lookupvit.checkpoints.contents import Contents, read_contents
+from lookupvit.checkpoints import find
+from lookupvit.checkpoints.contents import Contents, is_exported, read_contents
 from lookupvit.cli.common.arguments import OneLineParser, as_count, as_pixels, as_size
 from lookupvit.cli.cost_table import PATHS, cost_report
 from lookupvit.grid import size_name, to_2tuple
@@ -33,6 +35,7 @@ def cost(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: no CUDA device is visible; use --device cpu")
+    args.ckpt_path = _checkpoint(args)
     contents = Contents("") if args.ckpt_path is None else read_contents(args.ckpt_path)
     build = _builder(args, contents)
     with torch.device("meta"):  # counting needs shapes only
@@ -59,7 +62,10 @@ def cost(argv: list[str]) -> None:
     elif args.candidates:
         raise ValueError("--candidates are sizes for a budget to choose from: give --budget_gmacs or --budget_ms too")
     name = args.model or args.ckpt_path
-    report = cost_report(model, img_sizes, sizes, args.path, args.batch, args.head, name, args.device)
+    trained = contents.trained_sizes
+    report = cost_report(model, img_sizes, sizes, args.path, args.batch, args.head, name, args.device, trained)
+    if sizes is None and trained:
+        notes = [f"{size_name(size)}: {contents.about(size)}" for size in trained]
     report.notes = notes + report.notes
     report.show()
     if args.output:
@@ -93,10 +99,22 @@ def _sentence(args: argparse.Namespace, fit: BudgetFit, px: tuple[int, int]) -> 
     return f"{size_name(fit.size)} is the largest compressed size {where} for {budget}: it costs {costs}{larger}"
 
 
+def _checkpoint(args: argparse.Namespace) -> str | None:
+    """The file or exported folder that CHECKPOINT or `--ckpt_path` means; None where a model is named instead."""
+    if sum(given is not None for given in (args.checkpoint, args.ckpt_path, args.model)) != 1:
+        raise ValueError("cost needs a CHECKPOINT or --model NAME, one of them")
+    if args.model is not None:
+        return None
+    path = Path(find.of_run(args.checkpoint or args.ckpt_path)).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"checkpoint {path} does not exist: give a file, or the folder of a run or an export")
+    if path.is_dir() and not is_exported(path):
+        raise FileNotFoundError(f"checkpoint {path}: this folder holds neither a run's last.ckpt nor an exported model")
+    return str(path)
+
+
 def _builder(args: argparse.Namespace, contents: Contents) -> Callable[[], nn.Module]:
     """What builds the model that the arguments name, on whatever device is current."""
-    if (args.model is None) == (args.ckpt_path is None):
-        raise ValueError("cost needs --model NAME or --ckpt_path FILE, one of them")
     try:
         extra = json.loads(args.args)
     except json.JSONDecodeError as error:
@@ -113,8 +131,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="lookupvit cost",
         description="Multiply-adds by term and path, counted and measured; parameters; memory; what a budget buys.",
     )
-    parser.add_argument("--model", help="name of a model, such as lookupvit_base_patch16_224")
-    parser.add_argument("--ckpt_path", help="take the model of this checkpoint")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="take the model of this file, run's folder or export"
+    )
+    parser.add_argument("--model", help="name of a model, such as lookupvit_base_patch16_224, in place of CHECKPOINT")
+    parser.add_argument("--ckpt_path", help="the same as CHECKPOINT")
     parser.add_argument("--args", default="{}", help="further arguments of the model as JSON, such as '{\"depth\": 6}'")
     parser.add_argument(
         "--img_size", type=as_pixels, nargs="+", help="pixels, 224 or 224x320; the model's own by default"

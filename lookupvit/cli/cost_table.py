@@ -27,18 +27,20 @@ def cost_report(
     head: str | None = None,
     name: str | None = None,
     device: str = "cpu",
+    trained: list[tuple[int, ...]] | None = None,
 ) -> Report:
     """Multiply-adds by term for each compressed size and path, beside a plain ViT of the same width and depth.
 
     Args:
         model: `LookupViT` or `ViT`; it may lie on the meta device.
         img_sizes: (height, width) in pixels, one group of rows each.
-        sizes: Compressed sizes; by default the paper's and the model's own, where they fit.
+        sizes: Compressed sizes; by default the paper's, the model's own and the trained ones, where they fit.
         paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
         batch: Images of a training step, for the memory of its activations.
         head: Head that is read; the model's own by default.
         name: Of the model, for the title.
         device: Where the training step runs; it decides what the self-attention keeps.
+        trained: Compressed sizes that the model was trained at.
 
     Returns:
         The table; counts in 1e9, or in 1e6 for a model below 0.1e9.
@@ -55,7 +57,7 @@ def cost_report(
     checkpointing = model.grad_checkpointing if lookup else model.vit.grad_checkpointing
     about = {"batch of the training step": batch, "torch": str(torch.__version__)}
     report = Report(f"Cost of {name or type(model).__name__}, {unit} an image", settings=about, groups=["px"])
-    table = [(px, size) for px in img_sizes for size in (_fitting(model, px, sizes) if lookup else ())]
+    table = [(px, size) for px in img_sizes for size in (_fitting(model, px, sizes, trained) if lookup else ())]
     kept = model.blocks[0].cross.path if lookup else None
     with progress_bar("counting", len(img_sizes) + len(table) * len(paths or ())) as advance:
         for px in img_sizes:
@@ -120,11 +122,14 @@ def _path_label(model: LookupViT, px: tuple[int, int], size: tuple[int, ...], pa
     return f"auto: {'absorbed' if all(absorbed) else 'mixed' if any(absorbed) else 'plain'}"
 
 
-def _fitting(model: LookupViT, px: tuple[int, int], sizes: list[tuple[int, ...]] | None) -> list[tuple[int, ...]]:
+def _fitting(
+    model: LookupViT, px: tuple[int, int], sizes: list[tuple[int, ...]] | None, trained: list[tuple[int, ...]] | None
+) -> list[tuple[int, ...]]:
     grid = grid_of(px, model.patch_size)
     if sizes:
         return [check_compressed_size(size, grid) for size in sizes]
-    fits = {s for s in (*_SIZES, model.compressed_size) if all(a <= b for a, b in zip(s, grid, strict=True))}
+    own = (*_SIZES, model.compressed_size, *(trained or ()))
+    fits = {s for s in own if all(a <= b for a, b in zip(s, grid, strict=True))}
     return sorted(fits, key=lambda size: (size[0] * size[1], size))
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from lookupvit.analysis.budget import fit_budget
 from lookupvit.analysis.cascade.cascade import Cascade
 from lookupvit.analysis.cascade.file import check_belongs
+from lookupvit.analysis.cost import model_macs
 from lookupvit.checkpoints.contents import Contents
 from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.checkpoints.pixels import Pixels, pixels_of
@@ -65,33 +66,48 @@ def compare_with_data(task: LightningModule, contents: Contents) -> None:
         say(f"Warning: {contents.source} does not say how its images were normalised: taken to be {here}")
 
 
-def choose_size(model: nn.Module, budget: float, contents: Contents, head: str | None, untrained: bool) -> Size:
+def choose_size(
+    model: nn.Module, gmacs: float | None, ms: float | None, contents: Contents, head: str | None, untrained: bool
+) -> Size:
     """The largest size within a budget, among those that the model was trained at; says which, and what is known of it.
 
     Args:
-        model: a `LookupViT`.
-        budget: GMACs per image.
-        contents: of its checkpoint.
-        head: head that is read.
-        untrained: choose among all sizes of the lookup grid's aspect instead.
+        model: A `LookupViT`; for a budget of time on the device, and in the precision, that it is to run in.
+        gmacs: GMACs per image.
+        ms: Instead, milliseconds per call with one image, measured here and now.
+        contents: Of its checkpoint.
+        head: Head that is read.
+        untrained: Choose among all sizes of the lookup grid's aspect instead.
 
     Raises:
-        ValueError: in one line, if no size fits.
+        ValueError: In one line, if no size fits, or both budgets are given.
     """
     among = None if untrained else contents.trained_sizes
     kind = "compressed size" if among is None else "trained compressed size"
     try:
-        fit = fit_budget(model, gmacs=budget, candidates=among, head=head, kind=kind)
+        fit = fit_budget(model, gmacs, ms, candidates=among, head=head, kind=kind)
     except ValueError as error:
         if among is None:
             raise
         raise ValueError(f"{error}; or take a size that was not trained with --untrained_sizes true") from None
     warning = "Warning: " if contents.trained_sizes is None or contents.untrained([fit.size]) else ""
+    if ms is None:
+        budget, cost = f"{gmacs:g} GMACs per image", f"{fit.macs / 1e9:.4g}"
+    else:
+        budget = f"{ms:g} ms per call with one image on this machine ({next(model.parameters()).device.type})"
+        cost = f"{fit.ms:.4g} ms and {fit.macs / 1e9:.4g} GMACs"
     say(
-        f"{warning}{size_name(fit.size)} is the largest {kind} for {budget:g} GMACs per image: it costs "
-        f"{fit.macs / 1e9:.4g}; {contents.about(fit.size)}"
+        f"{warning}{size_name(fit.size)} is the largest {kind} for {budget}: it costs {cost}; "
+        f"{contents.about(fit.size)}"
     )
     return fit.size
+
+
+def say_sizes(model: nn.Module, contents: Contents, sizes: Sequence[Size], head: str | None) -> None:
+    """One line for each compressed size that is about to run: what it costs, and what it is known to score."""
+    for size in dict.fromkeys(sizes):
+        gmacs = sum(model_macs(model, model.img_size, size, head=head).values()) / 1e9
+        say(f"{size_name(size)}: {gmacs:.4g} GMACs per image; {contents.about(size)}")
 
 
 def say_untrained(contents: Contents, sizes: Sequence[Size | None]) -> None:

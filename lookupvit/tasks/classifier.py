@@ -1,5 +1,6 @@
 """The classifier in training: its model, the sizes that it runs at, its scores, and what its checkpoints carry."""
 
+import contextlib
 from math import prod
 from typing import Any
 
@@ -14,7 +15,7 @@ from lookupvit.grid import Tokens, check_compressed_size
 from lookupvit.interop.warm_start import initialise
 from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.tasks.base import Task, check
-from lookupvit.tasks.belonging import check_cascade, choose_size, say_untrained
+from lookupvit.tasks.belonging import check_cascade, choose_size, say_sizes, say_untrained
 from lookupvit.tasks.losses import mean_logits
 from lookupvit.tasks.sampling import Size, check_sizes
 from lookupvit.tasks.scores import STAGES, Scores
@@ -36,7 +37,9 @@ class ClassifierTask(Task):
         eval_compressed_sizes: Sizes to evaluate; None: `compressed_sizes`, or `compressed_size` alone.
         budget_gmacs: Instead of `compressed_size`: the largest size that costs at most this many GMACs per image. For
             a checkpoint, only the sizes that it was trained at are considered.
-        untrained_sizes: Let `budget_gmacs` choose a size that the checkpoint was not trained at.
+        budget_ms: For `validate`, `test` and `predict`: likewise, within so many milliseconds per call with one image,
+            measured on the device when the checkpoint is loaded.
+        untrained_sizes: Let a budget choose a size that the checkpoint was not trained at.
         cascade: For `predict`: a file of `lookupvit sweep` with sizes and thresholds. Each image runs at the smallest
             size first, and at the next larger one only while the model is not sure of it.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
@@ -65,6 +68,7 @@ class ClassifierTask(Task):
         size_weights: list[float] | None = None,
         eval_compressed_sizes: list[list[int]] | None = None,
         budget_gmacs: float | None = None,
+        budget_ms: float | None = None,
         untrained_sizes: bool = False,
         cascade: str | None = None,
         drop_path_rate: float = 0.0,
@@ -99,6 +103,11 @@ class ClassifierTask(Task):
         if self.compressed_size is not None:
             arguments["compressed_size"] = self.compressed_size
         self.model = create_model(name, **arguments)
+        check(budget_gmacs is None or budget_ms is None, "budget_gmacs and budget_ms are two budgets: give one of them")
+        check(
+            budget_ms is None or self.model.compressed_size is not None,
+            "budget_ms chooses a compressed size, which a plain ViT does not have: leave it out",
+        )
         if budget_gmacs is not None:
             candidates = None if untrained_sizes else self.compressed_sizes
             fitting = largest_size(self.model, gmacs=budget_gmacs, head=eval_head, candidates=candidates)
@@ -131,6 +140,11 @@ class ClassifierTask(Task):
             self.cascade is None or stage == "predict",
             f"cascade is of predict, not of {getattr(stage, 'value', stage)}: set --model.cascade null; "
             "lookupvit sweep scores cascades",
+        )
+        check(
+            self.hparams.get("budget_ms") is None or stage != "fit",
+            "budget_ms is measured anew on each machine, so that it chooses no size to train at: give budget_gmacs or "
+            "compressed_size",
         )
         if stage == "fit" and self.init_from is not None:
             initialise(self.model, self.init_from, verbose=rank_zero_only.rank == 0)
@@ -190,15 +204,23 @@ class ClassifierTask(Task):
         stage = None if self._trainer is None else self.trainer.state.fn
         if self.model.compressed_size is not None and stage != "fit":
             contents = contents_of(checkpoint, self._checkpoint_name)
-            budget, self.trained_sizes = self.hparams.get("budget_gmacs"), contents.trained_sizes
-            if budget is not None:
+            gmacs, ms = self.hparams.get("budget_gmacs"), self.hparams.get("budget_ms")
+            self.trained_sizes = contents.trained_sizes
+            if gmacs is not None or ms is not None:
                 untrained = self.hparams.get("untrained_sizes", False)
-                size = choose_size(self.model, budget, contents, self.eval_head, untrained)
+                with contextlib.ExitStack() as stack:
+                    if ms is not None and self._trainer is not None:  # timed where, and as precisely as, it will run
+                        self.to(self.trainer.strategy.root_device)
+                        stack.enter_context(self.trainer.precision_plugin.forward_context())
+                    size = choose_size(self.model, gmacs, ms, contents, self.eval_head, untrained)
                 self.compressed_size = self.model.compressed_size = size
                 self._build_scores()
             else:
-                sizes = self.cascade.sizes if self.cascade else [self.model.compressed_size]
-                say_untrained(contents, [*sizes, *(self.eval_sizes if stage in ("validate", "test") else ())])
+                sizes = list(self.cascade.sizes) if self.cascade else [self.model.compressed_size]
+                sizes += self.eval_sizes if stage in ("validate", "test") else ()
+                say_untrained(contents, sizes)
+                if stage is not None and not hasattr(self.model, "num_frames"):  # costs are counted of images alone
+                    say_sizes(self.model, contents, sizes, self.eval_head)
             if self.cascade is not None:
                 check_cascade(self.cascade, self.hparams.cascade, checkpoint, self.model.img_size)
         super().on_load_checkpoint(checkpoint)

@@ -94,8 +94,11 @@ def test_a_checkpoint_knows_its_model(capsys, tmp_path):
     saved = {"name": "lookupvit_tiny_patch4_32", "num_classes": 7, "img_size": (24, 32), "args": {"depth": 1}}
     saved |= {"compressed_size": None, "compressed_sizes": [[2, 2], [4, 6]]}
     torch.save({"hyper_parameters": saved, "state_dict": {}}, tmp_path / "x.ckpt")
-    run(capsys, "--ckpt_path", str(tmp_path / "x.ckpt"), "--path", "auto", "--output", str(tmp_path))
+    out = run(capsys, "--ckpt_path", str(tmp_path / "x.ckpt"), "--path", "auto", "--output", str(tmp_path))
     rows = json.loads((tmp_path / "cost.json").read_text())["rows"]
+    assert "4x6: trained, its score is not known" in out and "3x3: trained" not in out
+    trained = rows.pop(1)
+    assert trained["model"] == "LookupViT 2x2"
     assert [row["model"] for row in rows[1:]] == ["LookupViT 3x3", "LookupViT 4x6", "LookupViT 5x5"]
     assert {row["px"] for row in rows} == {"24x32"}
     model = create_model("lookupvit_tiny_patch4_32", num_classes=7, img_size=(24, 32), depth=1, compressed_size=(4, 6))
@@ -107,7 +110,10 @@ def test_a_checkpoint_knows_its_model(capsys, tmp_path):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        ([], "--model NAME or --ckpt_path FILE"),
+        ([], "cost needs a CHECKPOINT or --model NAME"),
+        (["x.ckpt", *TINY], "cost needs a CHECKPOINT or --model NAME, one of them"),
+        (["nope/x.ckpt"], "checkpoint nope/x.ckpt does not exist"),
+        (["--ckpt_path", "nope.ckpt"], "checkpoint nope.ckpt does not exist"),
         (["--model", "lookupvit_tiny_patch4_23"], "did you mean lookupvit_tiny_patch4_32"),
         ([*TINY, "--compressed_size", "9x9"], "does not fit the lookup grid (8, 8)"),
         ([*TINY, "--compressed_size", "3by3"], "'3by3' is not of the form 3x3"),

@@ -9,6 +9,7 @@ import yaml
 
 _SHORT_NAMES = {
     "--budget_gmacs": "--model.budget_gmacs",
+    "--budget_ms": "--model.budget_ms",
     "--cascade": "--model.cascade",
     "--untrained_sizes": "--model.untrained_sizes",
     "--output": "--output_dir",  # its name in other commands once

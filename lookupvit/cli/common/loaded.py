@@ -144,6 +144,8 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
     data = contents.data
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
         raise ValueError(f"checkpoint {contents.source} does not say which data it was trained on: add --data CLASS")
+    if data:  # before the parser imports the class that it names
+        trust.check_section("data", data, stored.CLASSES["data"], trust.named_classes("data", overrides))
     given = list(overrides)
     if img_size is not None:
         given += ["--data.img_size", json.dumps(list(img_size))]

@@ -1,5 +1,6 @@
 """The folder of a run, OUTPUT_DIR/NAME/version_K: which one, made by nobody else, and locked while the run goes on."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +92,9 @@ def lock(folder: Path) -> FileLock | None:
 
 
 def release(held: FileLock) -> None:
-    """Gives a lock back and removes its file, which filelock leaves behind from version 4 on."""
-    Path(held.lock_file).unlink(missing_ok=True)
+    """Gives a lock back and removes its file; first the file, while nobody else can hold the lock."""
+    with contextlib.suppress(OSError):  # of a disk that has become read-only; an empty file does no harm
+        Path(held.lock_file).unlink()
     held.release()
 
 

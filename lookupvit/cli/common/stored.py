@@ -12,7 +12,8 @@ from rich.text import Text
 import datamodules
 from lookupvit import tasks, trust
 from lookupvit.checkpoints.contents import DATA, Contents
-from lookupvit.checkpoints.pixels import known_options, takes
+from lookupvit.checkpoints.pixels import known_options
+from lookupvit.cli.common.errors import class_options
 from lookupvit.interop.claims import check_claims
 
 # Keys of a checkpoint's hyper-parameters that are Lightning's own.
@@ -92,7 +93,8 @@ def with_pixels(saved: dict[str, Any], data: Any, contents: Contents) -> dict[st
     known = known_options(contents, cls) if isinstance(cls, type) else {}
     if not known:
         return None
-    kept = {key: value for key, value in (saved.get("init_args") or {}).items() if takes(cls, key)}
+    options = class_options(f"{cls.__module__}.{cls.__qualname__}")  # without those that it settles for its parents
+    kept = {key: value for key, value in (saved.get("init_args") or {}).items() if key in options}
     return {"class_path": class_path, "init_args": {**kept, **known}}
 
 
