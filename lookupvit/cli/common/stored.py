@@ -13,7 +13,7 @@ import datamodules
 from lookupvit import tasks, trust
 from lookupvit.checkpoints.contents import DATA, Contents
 from lookupvit.checkpoints.pixels import known_options
-from lookupvit.cli.common.errors import class_options
+from lookupvit.cli.common.explain import class_options
 from lookupvit.interop.claims import check_claims
 
 # Keys of a checkpoint's hyper-parameters that are Lightning's own.
