@@ -55,6 +55,7 @@ class CaptionerTask(Task):
         self,
         name: str,
         img_size: int | tuple[int, int] | None = None,
+        *,
         compressed_size: tuple[int, int] | None = None,
         compressed_sizes: list[list[int]] | None = None,
         size_weights: list[float] | None = None,

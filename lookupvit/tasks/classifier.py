@@ -60,6 +60,7 @@ class ClassifierTask(Task):
         name: str,
         num_classes: int | None = None,
         img_size: int | tuple[int, int] | None = None,
+        *,
         compressed_size: tuple[int, ...] | None = None,
         compressed_sizes: list[list[int]] | None = None,
         size_weights: list[float] | None = None,
