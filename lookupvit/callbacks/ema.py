@@ -16,9 +16,8 @@ class WarmedUpAverage(WeightAveraging):
 
     def __init__(self, decay: float) -> None:
         def average(mean: Tensor, new: Tensor, steps: Tensor) -> Tensor:
-            current = ((1 + steps) / (10 + steps)).clamp(
-                max=decay
-            )  # stays a tensor, so that the CPU does not wait for the GPU
+            # The decay stays a tensor, so that the CPU does not wait for the GPU.
+            current = ((1 + steps) / (10 + steps)).clamp(max=decay)
             return current * mean + (1 - current) * new
 
         super().__init__(avg_fn=average)

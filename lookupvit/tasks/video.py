@@ -67,14 +67,6 @@ class VideoTask(ClassificationTask):
             }
         )
 
-    def head_logits(
-        self, images: torch.Tensor, compressed_size: Size | None = None, head: str | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Logits `(B, C)` by head, of clips `(B, 3, T, H, W)` or views `(B, V, 3, T, H, W)`."""
-        if images.ndim < 6:
-            return super().head_logits(images, compressed_size, head)
-        return self.logits_at_sizes(images, [compressed_size], head)[compressed_size]
-
     def logits_at_sizes(
         self, images: torch.Tensor, sizes: list[Size], head: str | None = None
     ) -> dict[Size, dict[str, torch.Tensor]]:
