@@ -7,16 +7,17 @@ from torch import Tensor
 class WarmedUpAverage(WeightAveraging):
     """Lightning's moving average, with a decay of `min(decay, (1 + n) / (10 + n))` after n averaged steps.
 
-    As TensorFlow's `ExponentialMovingAverage` has it: the first, random weights are forgotten at once, and a decay that
-    is meant for a long run does no harm to a short one.
+    The rule of TensorFlow's `ExponentialMovingAverage`: the random first weights are forgotten quickly, and a decay
+    that is meant for a long run does no harm in a short one.
 
     Args:
-        decay: The highest.
+        decay: The highest decay, which it rises to.
     """
 
     def __init__(self, decay: float) -> None:
         def average(mean: Tensor, new: Tensor, steps: Tensor) -> Tensor:
-            now = ((1 + steps) / (10 + steps)).clamp(max=decay)  # a tensor: no wait for the GPU
-            return now * mean + (1 - now) * new
+            # The decay stays a tensor, so that the CPU does not wait for the GPU.
+            current = ((1 + steps) / (10 + steps)).clamp(max=decay)
+            return current * mean + (1 - current) * new
 
         super().__init__(avg_fn=average)

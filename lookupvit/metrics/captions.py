@@ -20,18 +20,18 @@ _JAVA_SECONDS = 600
 
 
 class JavaError(RuntimeError):
-    """A Java program that is there, but does not work."""
+    """A Java program is installed, but does not work."""
 
 
 class CaptionMetrics(Metric):
-    """CIDEr-D, BLEU-1 to 4, ROUGE-L and METEOR of one generated caption an image against its references.
+    """CIDEr-D, BLEU-1 to 4, ROUGE-L and METEOR of one generated caption per image against its references.
 
-    The scorers are pycocoevalcap's; the tokens are those of its Java tokeniser, found by Python unless asked otherwise.
-    An image that several devices saw (a distributed sampler repeats some to fill its last round) counts once. Images
-    are scored in the order of their numbers, so that the figures do not depend on how they were shared out.
+    The scorers are pycocoevalcap's. The tokens are those of its Java tokeniser, which is reproduced in Python unless
+    `java` is set. An image that several devices saw (a distributed sampler repeats some to fill its last round) counts
+    once. Images are scored in the order of their numbers, so that the scores do not depend on the number of devices.
 
     Args:
-        metrics: Names out of `METRICS`. METEOR runs in Java: without it METEOR is left out, and a line says so.
+        metrics: Names out of `METRICS`. METEOR needs Java; without it METEOR is left out with a warning.
         java: Tokenise with the Java program, where Java is installed.
 
     Raises:
@@ -59,29 +59,29 @@ class CaptionMetrics(Metric):
     def update(
         self, hypotheses: Sequence[str], references: Sequence[Sequence[str]], image_ids: Tensor | Sequence[int]
     ) -> None:
-        """Takes a batch of n images.
+        """Adds a batch of n images.
 
         Args:
-            hypotheses: n captions, one an image.
+            hypotheses: n captions, one per image.
             references: n lists of at least one caption each.
-            image_ids: `(n,)` numbers that tell the images apart.
+            image_ids: `(n,)` numbers that identify the images.
 
         Raises:
             ValueError: If the lengths differ, an image has no reference, or a hypothesis is no single text.
         """
         ids = [int(number) for number in image_ids]
         if isinstance(hypotheses, str) or not len(hypotheses) == len(references) == len(ids):
-            found = 1 if isinstance(hypotheses, str) else len(hypotheses)
+            given = 1 if isinstance(hypotheses, str) else len(hypotheses)
             raise ValueError(
-                f"{found} hypotheses, {len(references)} lists of references and {len(ids)} image numbers do not fit: "
-                "give one of each an image"
+                f"{given} hypotheses, {len(references)} lists of references and {len(ids)} image numbers do not fit: "
+                "give one of each per image"
             )
         lines = []
         for number, hypothesis, captions in zip(ids, hypotheses, references, strict=True):
             if not isinstance(hypothesis, str):
                 raise ValueError(
                     f"image {number} has {len(hypothesis)} hypotheses, a {type(hypothesis).__name__}: these metrics "
-                    "score one text an image; take the best"
+                    "score one text per image; take the best"
                 )
             if isinstance(captions, str) or not captions:
                 raise ValueError(f"image {number} needs a list of one reference caption or more, got {captions!r}")
@@ -93,7 +93,7 @@ class CaptionMetrics(Metric):
         return torch.zeros(0, dtype=torch.uint8, device=self.device)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As torchmetrics', and a rank without any image takes part, too."""
+        """As in torchmetrics; a rank without images takes part too."""
         if not self.records:
             self.records.append(self._none())
         super().sync(*args, **kwargs)
@@ -109,7 +109,7 @@ class CaptionMetrics(Metric):
         return dict(sorted(images.items()))
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures of all images: `cider` (10 at best), `bleu1` to `bleu4`, `rouge_l`, `meteor` (1 at best).
+        """The scores over all images: `cider` (10 at best), `bleu1` to `bleu4`, `rouge_l`, `meteor` (1 at best).
 
         Raises:
             ValueError: If there are no images.
@@ -119,7 +119,7 @@ class CaptionMetrics(Metric):
         references = {number: captions for number, (_, captions) in images.items()}
         try:
             scores = caption_scores(hypotheses, references, self.metrics, self.java)
-        except JavaError as error:  # hours of training are worth more than one figure
+        except JavaError as error:  # a missing score must not end a training of hours
             rank_zero_warn(f"{error}; METEOR is left out, and Python tokenises")
             metrics = [name for name in self.metrics if name != "meteor"]
             scores = caption_scores(hypotheses, references, metrics)
@@ -155,8 +155,8 @@ def caption_scores(
         if name == "bleu":
             from pycocoevalcap.bleu.bleu import Bleu
 
-            found, _ = Bleu(4).compute_score(truth, given, verbose=0)
-            scores |= {f"bleu{n}": float(value) for n, value in enumerate(found, 1)}
+            values, _ = Bleu(4).compute_score(truth, given, verbose=0)
+            scores |= {f"bleu{n}": float(value) for n, value in enumerate(values, 1)}
         elif name == "rouge":
             from pycocoevalcap.rouge.rouge import Rouge
 
@@ -164,7 +164,7 @@ def caption_scores(
         elif name == "cider":
             from pycocoevalcap.cider.cider import Cider
 
-            # the scorer has no answer where no reference has a word left
+            # The scorer fails where no reference has any word.
             scores["cider"] = float(Cider().compute_score(truth, given)[0]) if any(flat) else 0.0
         elif name == "meteor":
             scores["meteor"] = _meteor(truth, given)
@@ -172,15 +172,15 @@ def caption_scores(
 
 
 def has_java() -> bool:
-    """Whether a Java program is on the path."""
+    """Whether Java is installed."""
     return shutil.which("java") is not None
 
 
 def java_tokenize(captions: Sequence[str]) -> list[str]:
-    """As `ptb.tokenize`, by the Java program of pycocoevalcap; nothing is written to disk.
+    """As `ptb.tokenize`, but with the Java program of pycocoevalcap; nothing is written to disk.
 
     Args:
-        captions: n texts.
+        captions: The texts to tokenise.
 
     Raises:
         JavaError: If the program fails.
@@ -215,8 +215,8 @@ def _meteor(truth: dict[int, list[str]], given: dict[int, list[str]]) -> float:
             {number: plain(captions) for number, captions in truth.items()},
             {number: plain(captions) for number, captions in given.items()},
         )
-    except (OSError, ValueError) as error:  # the pipe breaks, or there is no number in the answer
-        scorer.lock.release()  # a failure leaves it taken, and the scorer's own end waits for it for ever
+    except (OSError, ValueError) as error:  # the pipe breaks, or the answer is no number
+        scorer.lock.release()  # a failure leaves it locked, and the scorer's destructor would wait for it forever
         with contextlib.suppress(OSError):
             scorer.meteor_p.stdin.close()
         raise JavaError(f"METEOR's Java program failed: {error}") from error

@@ -1,4 +1,4 @@
-"""Accuracy of videos that are seen in several views, each video counted once, on one device or many.
+"""Accuracy on videos that are seen in several views. Each video counts once, on any number of devices.
 
 Letters: n views or videos, C classes.
 """
@@ -12,12 +12,12 @@ from torchmetrics import Metric
 
 
 class Videos(NamedTuple):
-    """What is known of each video.
+    """Logits and class of each video.
 
     Attributes:
-        logits: `(n, C)`, the mean over its views.
-        targets: `(n,)`.
-        index: `(n,)`, ascending.
+        logits: Mean over the views of each video, `(n, C)`.
+        targets: Classes `(n,)`.
+        index: Places of the videos in the data set, `(n,)`, ascending.
     """
 
     logits: Tensor
@@ -28,15 +28,15 @@ class Videos(NamedTuple):
 class MultiViewAccuracy(Metric):
     """Top-k accuracy of the mean of each video's logits over its views.
 
-    A sample is a video with all its views (their mean is then handed to `update`) or a single view (with its number).
-    What was seen twice, as a distributed sampler that fills up its last round makes it, counts once: a (video, view) is
-    kept the first time, in the order of the ranks. The views of one video may lie on different ranks.
+    A sample is either a video with all its views (`update` then gets their mean) or a single view (with its number). A
+    sample that several ranks saw, because a distributed sampler fills up its last round with repeats, counts once: the
+    first one in the order of the ranks is kept. The views of one video may lie on different ranks.
 
-    Logits are averaged, not probabilities, as ViViT's test protocol does.
+    Logits are averaged, not probabilities, as in ViViT's test protocol.
 
     Args:
-        num_classes: C.
-        top_k: values of k; those above C are taken as C.
+        num_classes: Number of classes C.
+        top_k: Values of k; those above C are taken as C.
     """
 
     full_state_update = False
@@ -55,16 +55,16 @@ class MultiViewAccuracy(Metric):
             self.add_state(name, default=[], dist_reduce_fx="cat")
 
     def update(self, logits: Tensor, targets: Tensor, videos: Tensor, views: Tensor | None = None) -> None:
-        """Takes a batch.
+        """Adds a batch.
 
         Args:
-            logits: `(n, C)`.
-            targets: `(n,)` classes.
-            videos: `(n,)` which video of the data set each is of.
-            views: `(n,)` which view of it; None where each is the mean over all views of its video.
+            logits: Logits `(n, C)`.
+            targets: Classes `(n,)`.
+            videos: Place of each sample's video in the data set, `(n,)`.
+            views: Number of each sample's view, `(n,)`; None where each is the mean over all views of its video.
 
         Raises:
-            ValueError: if the shapes do not fit.
+            ValueError: If the shapes do not fit.
         """
         if (
             logits.ndim != 2
@@ -81,7 +81,7 @@ class MultiViewAccuracy(Metric):
         self.views.append(torch.zeros_like(videos).long() if views is None else views.long())
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As torchmetrics', and a rank without any video takes part, too."""
+        """As in torchmetrics; a rank without videos takes part too."""
         if not self.logits:
             empty = torch.zeros(0, dtype=torch.long, device=self.device)
             self.logits.append(torch.zeros(0, self.num_classes, device=self.device))
@@ -90,16 +90,16 @@ class MultiViewAccuracy(Metric):
         super().sync(*args, **kwargs)
 
     def grouped(self) -> Videos:
-        """The videos of all ranks; every rank must call it.
+        """The videos of all ranks; every rank must call this.
 
         Raises:
-            ValueError: if there are none, or two views of one video have different targets.
+            ValueError: If there are none, or two views of one video have different targets.
         """
         with self.sync_context():
             return self._group()
 
     def compute(self) -> dict[str, Tensor]:
-        """Share of videos whose class is among the k most likely, as `{"top1": ..., "top5": ...}`."""
+        """Share of videos whose class is among the k most likely ones, as `{"top1": ..., "top5": ...}`."""
         videos = self._group()
         return {f"top{k}": top_k_accuracy(videos.logits, videos.targets, k) for k in self.top_k}
 
@@ -115,7 +115,7 @@ class MultiViewAccuracy(Metric):
         first = first.scatter_reduce(0, place, torch.arange(len(place), device=place.device), "amin")  # of each key
         index, group = torch.unique(videos[first], return_inverse=True)
         logits, targets = logits[first].double(), targets[first]
-        # in float64 the order of the views, which depends on the number of devices, does not show
+        # The order of the views depends on the number of devices; in float64 it does not change the result.
         total = torch.zeros(len(index), self.num_classes, dtype=torch.float64, device=logits.device)
         total.index_add_(0, group, logits)
         target = torch.zeros_like(index).scatter_(0, group, targets)
@@ -128,12 +128,12 @@ class MultiViewAccuracy(Metric):
 
 
 def top_k_accuracy(logits: Tensor, targets: Tensor, k: int) -> Tensor:
-    """Share of samples whose class is among the k most likely.
+    """Share of samples whose class is among the k most likely ones.
 
     Args:
-        logits: `(n, C)`.
-        targets: `(n,)`.
-        k: taken as C where it is larger.
+        logits: Logits `(n, C)`.
+        targets: Classes `(n,)`.
+        k: Number of classes that count as right; taken as C where it is larger.
     """
     best = logits.topk(min(k, logits.shape[1]), dim=1).indices  # (n, k)
     return (best == targets[:, None]).any(dim=1).float().mean()

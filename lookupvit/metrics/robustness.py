@@ -1,6 +1,6 @@
-"""Scores of a model on several test sets at once: accuracies, mean corruption error, detection of unknown classes.
+"""Scores on several test sets at once: accuracies, mean corruption error, detection of unknown classes.
 
-Letters: B batch, C classes, S test sets.
+Letters: B batch, C classes.
 """
 
 from collections.abc import Sequence
@@ -32,25 +32,25 @@ ALEXNET_ERRORS = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
-_RELATIVE = "imagenet-c"  # the data set that those errors are of
+_RELATIVE = "imagenet-c"  # the set whose errors are divided by AlexNet's
 
 
 class RobustnessScores(Metric):
-    """Top-1 on every test set, and for sets with unknown classes how well the confidence tells them apart.
-
-    Args:
-        sets: what each number in a batch asks for.
+    """Top-1 accuracy on every test set, and how well the confidence separates known from unknown classes.
 
     `update(logits (B, C), targets (B,), places (B,))` adds a batch; `compute()` gives `{"rows": [...], "summary":
-    {...}}`. A row is `{"set", "part", "severity", "images", "top1"}`, one for each set that asks for accuracy. The
+    {...}}`. There is a row `{"set", "part", "severity", "images", "top1"}` for each set that is scored by accuracy. The
     summary has
 
-    * `SET/top1`: of sets without corruptions;
-    * `SET/mean_error`: of corrupted sets, the mean over corruptions of the mean over severities of the top-1 error;
-    * `imagenet-c/mce`: the same with each corruption's error over AlexNet's, in per cent (AlexNet's own is 100), if all
-      15 and 5 severities are there; the other measures are shares, from 0 to 1;
-    * `SET/aupr`: area under precision over recall of unknown classes, as average precision, scored by minus the largest
-      softmax probability over the set's classes.
+    * `SET/top1`: top-1 accuracy of a set without corruptions;
+    * `SET/mean_error`: top-1 error of a corrupted set, averaged over severities and then over corruptions;
+    * `imagenet-c/mce`: the same with the error of each corruption divided by AlexNet's, in per cent (AlexNet has 100).
+      It needs all 15 corruptions at all 5 severities. All other measures are shares, from 0 to 1;
+    * `SET/aupr`: average precision (the area under the precision-recall curve) of detecting unknown classes. The score
+      of an image is minus its largest softmax probability over the set's classes.
+
+    Args:
+        sets: The test sets; a sample's place is an index into them.
     """
 
     full_state_update = False
@@ -60,9 +60,9 @@ class RobustnessScores(Metric):
         self.sets = list(sets)
         for name in ("right", "seen"):
             self.add_state(name, torch.zeros(len(self.sets), dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("scores", [], dist_reduce_fx="cat")  # of the images of sets for detection
-        self.add_state("members", [], dist_reduce_fx="cat")  # the set of each of those
-        detecting = [i for i, one in enumerate(self.sets) if one.role != "accuracy"]
+        self.add_state("scores", [], dist_reduce_fx="cat")  # one for each image of the sets for detection
+        self.add_state("members", [], dist_reduce_fx="cat")  # the place of that image's set
+        detecting = [i for i, test_set in enumerate(self.sets) if test_set.role != "accuracy"]
         self._detecting = {i: torch.tensor(self.sets[i].classes) for i in detecting}
 
     def update(self, logits: Tensor, targets: Tensor, places: Tensor) -> None:
@@ -84,7 +84,7 @@ class RobustnessScores(Metric):
             self.seen[place] += len(own)
 
     def compute(self) -> dict[str, Any]:
-        """Rows and summary, plain numbers."""
+        """Rows and summary as plain numbers."""
         top1 = (self.right / self.seen).tolist()
         rows = [
             {"set": s.name, "part": s.part, "severity": s.severity, "images": int(self.seen[i]), "top1": top1[i]}
@@ -108,20 +108,19 @@ class RobustnessScores(Metric):
         if not self._detecting:
             return {}
         scores, members = dim_zero_cat(self.scores), dim_zero_cat(self.members)
-        found = {}
-        for name in dict.fromkeys(self.sets[i].name for i in self._detecting):
-            unknown = [i for i in self._detecting if self.sets[i].name == name and self.sets[i].role == "out"]
-            mine = torch.isin(
-                members, torch.tensor([i for i in self._detecting if self.sets[i].name == name]).to(members)
-            )
+        aupr = {}
+        for name in dict.fromkeys(self.sets[place].name for place in self._detecting):
+            places = [place for place in self._detecting if self.sets[place].name == name]
+            unknown = [place for place in places if self.sets[place].role == "out"]
+            mine = torch.isin(members, torch.tensor(places).to(members))
             positive = torch.isin(members[mine], torch.tensor(unknown).to(members))
-            # scores are in [-1, 0]; torchmetrics would take numbers outside [0, 1] for logits
-            found[f"{name}/aupr"] = float(binary_average_precision(1 + scores[mine], positive.long()))
-        return found
+            # The scores lie in [-1, 0]; torchmetrics would take numbers outside [0, 1] for logits.
+            aupr[f"{name}/aupr"] = float(binary_average_precision(1 + scores[mine], positive.long()))
+        return aupr
 
 
 def corruption_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Top-1 error by corruption, mean over its severities, of rows of one corrupted set."""
+    """Top-1 error of each corruption, averaged over its severities, from the rows of one corrupted set."""
     by_part: dict[str, list[float]] = {}
     for row in rows:
         by_part.setdefault(row["part"], []).append(1 - row["top1"])

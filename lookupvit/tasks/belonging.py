@@ -1,4 +1,4 @@
-"""Whether a checkpoint and what it meets here belong together: classes, pixels, compressed sizes, cascades."""
+"""Whether a checkpoint fits what it is used with: the data's classes and pixels, compressed sizes, a cascade."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def say(line: str) -> None:
 
 
 def first_difference(saved: Sequence[str], here: Sequence[str]) -> str | None:
-    """Where two lists of class names differ first, in words; None where they are the same."""
+    """A sentence on the first difference between two lists of class names; None where they are equal."""
     if len(saved) != len(here):
         return f"{len(saved)} classes in the checkpoint, {len(here)} in the data"
     for place, (old, new) in enumerate(zip(saved, here, strict=True)):
@@ -36,11 +36,13 @@ def first_difference(saved: Sequence[str], here: Sequence[str]) -> str | None:
 
 
 def compare_with_data(task: LightningModule, contents: Contents) -> None:
-    """Compares a checkpoint's class names and normalisation with the data that it meets.
+    """Compares a checkpoint's class names and normalisation with those of the data.
+
+    In validation and test with `class_map`, the same names in another order are no difference: `task.class_index` then
+    holds the place of each of the data's classes in the checkpoint's order.
 
     Raises:
-        ValueError: in one line, where training would go on with other classes. With `class_map` the same names in
-            another order are counted as what they are, in validation and test.
+        ValueError: If training would go on with other classes; one line.
     """
     data, stage = task.trainer.datamodule, task.trainer.state.fn
     names = None if data is None or stage == "predict" else getattr(data, "class_names", None)
@@ -69,7 +71,7 @@ def compare_with_data(task: LightningModule, contents: Contents) -> None:
 def choose_size(
     model: nn.Module, gmacs: float | None, ms: float | None, contents: Contents, head: str | None, untrained: bool
 ) -> Size:
-    """The largest size within a budget, among those that the model was trained at; says which, and what is known of it.
+    """Chooses the largest size within a budget, among those that the model was trained at, and prints the choice.
 
     Args:
         model: A `LookupViT`; for a budget of time on the device, and in the precision, that it is to run in.
@@ -82,12 +84,12 @@ def choose_size(
     Raises:
         ValueError: In one line, if no size fits, or both budgets are given.
     """
-    among = None if untrained else contents.trained_sizes
-    kind = "compressed size" if among is None else "trained compressed size"
+    candidates = None if untrained else contents.trained_sizes
+    kind = "compressed size" if candidates is None else "trained compressed size"
     try:
-        fit = fit_budget(model, gmacs, ms, candidates=among, head=head, kind=kind)
+        fit = fit_budget(model, gmacs, ms, candidates=candidates, head=head, kind=kind)
     except ValueError as error:
-        if among is None:
+        if candidates is None:
             raise
         raise ValueError(f"{error}; or take a size that was not trained with --untrained_sizes true") from None
     warning = "Warning: " if contents.trained_sizes is None or contents.untrained([fit.size]) else ""
@@ -111,18 +113,18 @@ def say_sizes(model: nn.Module, contents: Contents, sizes: Sequence[Size], head:
 
 
 def say_untrained(contents: Contents, sizes: Sequence[Size | None]) -> None:
-    """One line on those of the sizes about to run that the model was not trained at."""
-    if other := contents.untrained(sizes):
-        own = ", ".join(map(size_name, contents.trained_sizes))
+    """Prints a warning of the sizes that will run although the model was not trained at them."""
+    if untrained := contents.untrained(sizes):
+        trained = ", ".join(map(size_name, contents.trained_sizes))
         say(
-            f"Warning: {contents.source} was trained at {own}, not at {', '.join(map(size_name, other))}: "
+            f"Warning: {contents.source} was trained at {trained}, not at {', '.join(map(size_name, untrained))}: "
             "expect worse answers there"
         )
 
 
 def check_cascade(cascade: Cascade, file: str, checkpoint: dict[str, Any], img_size: tuple[int, int]) -> None:
-    """Refuses a cascade of another model or image size; one line about one that does not say."""
-    if "state_dict" not in checkpoint:  # sharded weights, which their strategy reads
+    """Refuses a cascade of another model or image size; warns if it does not say what it belongs to."""
+    if "state_dict" not in checkpoint:  # sharded weights are read by their strategy
         return
     if line := check_belongs(cascade, file, fingerprint(checkpoint["state_dict"]), img_size):
         say(f"Warning: {line}")

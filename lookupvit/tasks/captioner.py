@@ -55,6 +55,7 @@ class CaptionerTask(Task):
         self,
         name: str,
         img_size: int | tuple[int, int] | None = None,
+        *,
         compressed_size: tuple[int, int] | None = None,
         compressed_sizes: list[list[int]] | None = None,
         size_weights: list[float] | None = None,
@@ -200,23 +201,20 @@ class CaptionerTask(Task):
 
     def _parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of the decoder at `lr`, and of the encoder at `encoder_lr` with a group for each layer."""
-        parts: dict[str, list] = {"decoder": [], "encoder": []}
+        parts: dict[str, list] = {"encoder": [], "decoder": []}
         for name, parameter in self.model.named_parameters():
             parts[clean_name(name).partition(".")[0]].append((name, parameter))
-        decay = {"decayed": self._decayed, "weight_decay": self.weight_decay}
-        groups = parameter_groups(parts["decoder"], lr=self.lr, **decay)
-        encoder = parameter_groups(
-            parts["encoder"],
-            lr=self.lr if self.encoder_lr is None else self.encoder_lr,
-            layer_decay=self.layer_decay,
-            layer_id=self.model.layer_id,
-            top=self.model.encoder.num_layers - 1,
-            **decay,
-        )
-        for key, part in (("decoder", groups), ("encoder", encoder)):
-            for group in part:
-                group["name"] = f"{key}_{group['name']}"
-        return [*encoder, *groups]
+        layers = {"layer_decay": self.layer_decay, "layer_id": self.model.layer_id}
+        encoder_lr = self.lr if self.encoder_lr is None else self.encoder_lr
+        options = {
+            "encoder": {"lr": encoder_lr, "top": self.model.encoder.num_layers - 1, **layers},
+            "decoder": {"lr": self.lr},
+        }
+        return [
+            {**group, "name": f"{part}_{group['name']}"}
+            for part, named in parts.items()
+            for group in parameter_groups(named, self._decayed, weight_decay=self.weight_decay, **options[part])
+        ]
 
     def _summary(self) -> dict[str, str]:
         """Rows for the table at the start of `lookupvit fit`."""

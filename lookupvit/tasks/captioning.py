@@ -1,4 +1,4 @@
-"""Image captioning: a decoder learns to write what a LookupViT sees.
+"""Image captioning, step by step: a decoder learns to write what a LookupViT sees.
 
 Letters: B images, T text positions (begin and end counted), M tokens that the decoder reads, E their width, D the
 decoder's, V vocabulary.
@@ -27,23 +27,25 @@ class CaptioningTask(CaptionerTask):
     """Trains and tests a captioner: LookupViT's compressed tokens, or all tokens of a ViT, and a text decoder.
 
     Training batches are `(images (B, 3, H, W), tokens (B, T), lengths (B,))`, or features `(B, M, E)` in place of the
-    images; evaluation batches `(images, image_ids (B,), references)`, with a list of captions an image; batches of
-    `predict` `(images, image_ids (B,), files)`.
+    images; evaluation batches `(images, image_ids (B,), references)`, with a list of captions for each
+    image; batches of `predict` `(images, image_ids (B,), files)`.
 
-    The tokenizer is the data's in training, and goes into the checkpoint, which is then enough to write captions.
+    In training the tokenizer comes from the data. It is kept in the checkpoint, which is then enough to write captions.
 
     Logged: `train/loss`, `val/loss` (of each image's first reference), `val/cider`, `val/bleu1` to `bleu4`,
-    `val/rouge_l` and, where asked for, `val/meteor`; `val/true_captions`, the part of them that `check(image_id,
-    caption)` of the data has no objection to, where the data have it; `test/...` likewise; `train/compressed_tokens`
+    `val/rouge_l` and, where asked for, `val/meteor`; `val/true_captions`, the share of captions that the
+    data find true, where they have a method `check(image_id, caption)`; `test/...` likewise; `train/compressed_tokens`
     where sizes are drawn.
 
     Args:
         name: Encoder, one of `lookupvit.list_models()`, of images.
+        img_size: Image size, an int or (height, width) in pixels; the command line takes it from the data. None keeps
+            the encoder's own.
         label_smoothing: Weight of the uniform distribution mixed into the targets.
         generation: How captions are written in `test` and `predict`, see
             `lookupvit.model.caption.generation.Generation`; beam search of width 3 by default.
         val_generation: The same for validation; greedy by default.
-        metrics: Out of `"cider"`, `"bleu"`, `"rouge"`, `"meteor"`.
+        metrics: Any of `"cider"`, `"bleu"`, `"rouge"`, `"meteor"`.
         java: Tokenise for the metrics with the official Java program, where Java is installed.
         pictures: Validation images shown with their captions in TensorBoard; 0: none.
         **options: Options of `CaptionerTask`: encoder, decoder, sizes, first weights; and of `Task`: optimiser,
@@ -60,6 +62,8 @@ class CaptioningTask(CaptionerTask):
     def __init__(
         self,
         name: str,
+        img_size: int | tuple[int, int] | None = None,
+        *,
         label_smoothing: float = 0.1,
         generation: dict[str, Any] | None = None,
         val_generation: dict[str, Any] | None = None,
@@ -69,7 +73,7 @@ class CaptioningTask(CaptionerTask):
         **options,
     ) -> None:
         check(0 <= label_smoothing < 1, f"label_smoothing {label_smoothing} is not in [0, 1)")
-        super().__init__(name, **options)
+        super().__init__(name, img_size, **options)
         self.label_smoothing, self.pictures = label_smoothing, pictures
         self.generation = {
             "val": Generation.of({"method": "greedy"} if val_generation is None else val_generation),
@@ -84,7 +88,7 @@ class CaptioningTask(CaptionerTask):
         self.train()
 
     def setup(self, stage: str) -> None:
-        """Settles tokenizer, vocabulary and weights, and compiles what runs in training."""
+        """Agrees on a tokenizer, reads the first weights, and compiles what runs in training."""
         super().setup(stage)
         if self.compile_model:
             self._encode = torch.compile(self.model.encode, dynamic=False)
@@ -92,12 +96,12 @@ class CaptioningTask(CaptionerTask):
                 self._hidden = torch.compile(self.model.decoder.hidden, dynamic=True)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Those of `Task`, and the pictures with their captions while training."""
+        """The callbacks of `Task`, and in training the pictures with their captions."""
         shown = self.pictures > 0 and self.trainer.state.fn == "fit"
         return [*super().configure_callbacks(), *([CaptionPictures(self.pictures)] if shown else [])]
 
     def train(self, mode: bool = True) -> "CaptioningTask":
-        """As `nn.Module`; a frozen encoder stays in evaluation mode."""
+        """As in `nn.Module`, except that a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.freeze_encoder:
             self.model.encoder.eval()
@@ -112,7 +116,7 @@ class CaptioningTask(CaptionerTask):
         return draw_size(self.compressed_sizes, self.size_weights, run_seed(), step)
 
     def memory(self, images: Tensor, compressed_size: Size | None = None) -> Tensor:
-        """Images `(B, 3, H, W)` to the tokens that the decoder reads `(B, M, E)`; those that are given stay."""
+        """The tokens `(B, M, E)` that the decoder reads, of images `(B, 3, H, W)`; cached tokens are passed through."""
         if images.ndim == 3:  # from the feature cache
             return images
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder):
@@ -122,12 +126,12 @@ class CaptioningTask(CaptionerTask):
         """Cross-entropy of every token but the first, given those before it; padding does not count.
 
         Args:
-            memory: `(B, M, E)`.
-            tokens: `(B, T)`, begin to end, padded.
-            lengths: `(B,)`, padding not counted.
+            memory: Tokens that the decoder reads, `(B, M, E)`.
+            tokens: Token numbers `(B, T)`, from begin to end, padded.
+            lengths: Number of tokens in each text without padding, `(B,)`.
 
         Returns:
-            A scalar, in nats a token.
+            A scalar, in nats per token.
         """
         hidden = (self._hidden or self.model.decoder.hidden)(tokens[:, :-1], memory)  # (B, T - 1, D)
         real = torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]
@@ -135,7 +139,7 @@ class CaptioningTask(CaptionerTask):
         return F.cross_entropy(logits.float(), tokens[:, 1:][real], label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Teacher forcing."""
+        """The loss with teacher forcing: every token is predicted from the true tokens before it."""
         images, tokens, lengths = batch
         size = self.training_size(self.global_step)
         loss = self.loss(self.memory(images, size), tokens, lengths)
@@ -144,23 +148,23 @@ class CaptioningTask(CaptionerTask):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(images))
         if self._trainer is None or (ranks := self.trainer.world_size) == 1:
             return loss
-        # The strategy averages over ranks, whose captions differ in length: every token is to count alike.
+        # The strategy averages over ranks. Their captions differ in length, and every token has to count the same.
         tokens_here = (lengths - 1).sum().to(loss)
         return loss * tokens_here * ranks / self.trainer.strategy.reduce(tokens_here.clone(), reduce_op="sum")
 
     def write(self, memory: Tensor, how: Generation | None = None) -> list[list[tuple[str, Caption]]]:
-        """Texts about images, best first, from the tokens that the decoder reads `(B, M, E)`.
+        """Texts for each image, the best first.
 
         Args:
-            memory: From `memory`.
-            how: Method; that of `test` and `predict` by default.
+            memory: Tokens that the decoder reads, `(B, M, E)`, from `memory()`.
+            how: Options of generation; those of `test` and `predict` by default.
         """
-        found = generate(self.model.decoder, memory, self.special, how or self.generation["test"])
-        return [[(self.tokenizer.decode(caption.tokens), caption) for caption in captions] for captions in found]
+        generated = generate(self.model.decoder, memory, self.special, how or self.generation["test"])
+        return [[(self.tokenizer.decode(caption.tokens), caption) for caption in captions] for captions in generated]
 
     @torch.no_grad()
     def caption(self, images: Tensor, how: Generation | None = None) -> list[str]:
-        """One text of each image `(B, 3, H, W)`, normalised as the data are; call `eval()` before."""
+        """One text for each image `(B, 3, H, W)`, normalised as the data are; call `eval()` first."""
         return [texts[0][0] for texts in self.write(self.memory(images), how)]
 
     def validation_step(self, batch: tuple[Tensor, Tensor, list[list[str]]], batch_idx: int) -> dict[str, list[str]]:
@@ -175,32 +179,32 @@ class CaptioningTask(CaptionerTask):
         images, image_ids, references = batch
         memory = self.memory(images)
         texts = [captions[0][0] for captions in self.write(memory, self.generation[stage])]
-        self.scores[stage].update(texts, references, image_ids)  # counts an image once
+        self.scores[stage].update(texts, references, image_ids)  # counts each image once
         new = new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
         if new:
             first = [captions[0] for captions in references[:new]]
             tokens, lengths = (x.to(self.device) for x in self.tokenizer.batch(first, self.model.context_length))
             self.losses[stage].update(self.loss(memory[:new], tokens, lengths), weight=int((lengths - 1).sum()))
         if new and hasattr(self.trainer.datamodule, "check"):
-            objection = self.trainer.datamodule.check
-            true = [not objection(int(i), text) for i, text in zip(image_ids[:new], texts[:new], strict=True)]
+            find_error = self.trainer.datamodule.check
+            true = [not find_error(int(i), text) for i, text in zip(image_ids[:new], texts[:new], strict=True)]
             self.truths[stage].update(torch.tensor(true, dtype=torch.float32, device=self.device))
             self.log(f"{stage}/true_captions", self.truths[stage], batch_size=len(images))
         self.log(f"{stage}/loss", self.losses[stage], batch_size=len(images))
         return {"captions": texts}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the figures of all images."""
+        """Logs the scores over all images."""
         self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the figures of all images."""
+        """Logs the scores over all images."""
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        scores = self.scores[stage].compute()  # the same on every rank
+        scores = self.scores[stage].compute()  # equal on all ranks
         self.scores[stage].reset()
-        # equal on every rank already; Lightning warns unless it may average them
+        # They are equal on all ranks already, but Lightning warns unless it may average them.
         self.log_dict({f"{stage}/{name}": value.float() for name, value in scores.items()}, sync_dist=True)
 
     def predict_step(self, batch: tuple[Tensor, Tensor, list[str]], batch_idx: int) -> dict[str, list]:
@@ -209,9 +213,9 @@ class CaptioningTask(CaptionerTask):
         A file that could not be read, whose name has an `error`, gets `("", NaN)`.
         """
         images, image_ids, files = batch
-        found = self.write(self.memory(images))
+        texts_by_image = self.write(self.memory(images))
         captions = [
             [("", float("nan"))] if hasattr(file, "error") else [(text, caption.score) for text, caption in texts]
-            for file, texts in zip(files, found, strict=True)
+            for file, texts in zip(files, texts_by_image, strict=True)
         ]
         return {"files": list(files), "image_ids": [int(number) for number in image_ids], "captions": captions}

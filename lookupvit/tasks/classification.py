@@ -32,6 +32,9 @@ class ClassificationTask(ClassifierTask):
 
     Args:
         name: Model, one of `lookupvit.list_models()`.
+        num_classes: Number of classes; the command line takes it from the data. None keeps the model's own.
+        img_size: Image size, an int or (height, width) in pixels; the command line takes it from the data. None keeps
+            the model's own.
         loss: `"softmax"` (cross-entropy) or `"sigmoid"` (binary cross-entropy, summed over classes).
         label_smoothing: Weight of the uniform distribution mixed into the targets.
         sandwich: Train at the largest, the smallest and one size between in every step (about three times the work).
@@ -51,6 +54,9 @@ class ClassificationTask(ClassifierTask):
     def __init__(
         self,
         name: str,
+        num_classes: int | None = None,
+        img_size: int | tuple[int, int] | None = None,
+        *,
         loss: str = "softmax",
         label_smoothing: float = 0.0,
         sandwich: bool = False,
@@ -65,11 +71,11 @@ class ClassificationTask(ClassifierTask):
         check(0 <= distill_weight <= 1, f"distill_weight {distill_weight} is not in [0, 1]")
         check(
             not sandwich or options.get("compressed_sizes") is not None,
-            "sandwich needs compressed_sizes: give them too, such as [[3, 3], [5, 5]]",
+            "sandwich and size_weights need compressed_sizes: give those too, such as [[3, 3], [5, 5]]",
         )
         check(0 <= teacher_weight <= 1, f"teacher_weight {teacher_weight} is not in [0, 1]")
         check(teacher_feature_weight >= 0, f"teacher_feature_weight {teacher_feature_weight} is negative: 0 is none")
-        super().__init__(name, **options)
+        super().__init__(name, num_classes, img_size, **options)
         self.loss, self.label_smoothing = loss, label_smoothing
         self.sandwich, self.distill_weight = sandwich, distill_weight
         self.teacher_name = teacher

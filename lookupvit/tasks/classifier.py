@@ -63,6 +63,7 @@ class ClassifierTask(Task):
         name: str,
         num_classes: int | None = None,
         img_size: int | tuple[int, int] | None = None,
+        *,
         compressed_size: tuple[int, ...] | None = None,
         compressed_sizes: list[list[int]] | None = None,
         size_weights: list[float] | None = None,
@@ -87,9 +88,8 @@ class ClassifierTask(Task):
             "sandwich and size_weights need compressed_sizes: give those too, such as [[3, 3], [5, 5]]",
         )
         self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
-        self.eval_sizes = check_sizes(eval_compressed_sizes) if eval_compressed_sizes is not None else []
-        if eval_compressed_sizes is None and self.compressed_sizes is not None:
-            self.eval_sizes = self.compressed_sizes
+        evaluated = self.compressed_sizes if eval_compressed_sizes is None else check_sizes(eval_compressed_sizes)
+        self.eval_sizes = evaluated or []
         check(
             not (self.eval_sizes or self.compressed_sizes) or "compressed_size" in model_arguments(name),
             f"{name} has no compressed tokens: leave compressed_sizes and eval_compressed_sizes out",

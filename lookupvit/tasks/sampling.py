@@ -1,7 +1,7 @@
-"""Which compressed size a training step takes: a pure function of (seed, step).
+"""Which compressed sizes a training step uses: a function of (seed, step) alone.
 
-No generator is carried along, so that every rank, every micro-batch of an accumulated step and every resumed run draws
-the same size without anything being sent or saved.
+There is no generator with a state. Every rank, every micro-batch of an accumulated step and every resumed run draws the
+same size, although nothing is sent or saved.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ def check_sizes(sizes: Sequence[Sequence[int]], weights: Sequence[float] | None 
     """The sizes as tuples, in the order given.
 
     Args:
-        sizes: Compressed grids such as ``[[3, 3], [5, 5]]``, or ``[[2, 3, 3], ...]`` for clips.
+        sizes: Compressed grids such as `[[3, 3], [5, 5]]`, or `[[2, 3, 3], ...]` for clips.
         weights: How often each is drawn, relative to the others; None: equally often.
 
     Raises:
-        ValueError: If there are none, two are equal, or the weights do not fit.
+        ValueError: If there is no size, two sizes are equal, or the weights do not fit.
     """
     checked = [tuple(int(side) for side in size) for size in sizes]
     if not checked:
@@ -30,7 +30,9 @@ def check_sizes(sizes: Sequence[Sequence[int]], weights: Sequence[float] | None 
         raise ValueError(f"compressed_sizes lists {list(twice[0])} twice: use size_weights to draw a size more often")
     if weights is not None:
         if len(weights) != len(checked):
-            raise ValueError(f"size_weights has {len(weights)} entries for {len(checked)} sizes: give one a size")
+            raise ValueError(
+                f"size_weights has {len(weights)} entries for {len(checked)} sizes: give one for each size"
+            )
         if not all(isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
             raise ValueError(f"size_weights {list(weights)}: give numbers of at least 0, one of them above 0")
     return checked
@@ -40,12 +42,12 @@ def draw_size(sizes: Sequence[Size], weights: Sequence[float] | None, seed: int,
     """The compressed size of a step.
 
     Args:
-        sizes: From :func:`check_sizes`.
+        sizes: From `check_sizes`.
         weights: Relative frequencies; None: equal.
-        seed: Of the run.
+        seed: Seed of the run.
         step: Optimiser step, from 0.
     """
-    # A new generator a step: SeedSequence hashes (seed, step), so that neighbouring steps are independent.
+    # Each step has a generator of its own: NumPy hashes (seed, step), so that neighbouring steps are independent.
     uniform = np.random.default_rng([seed, step]).random()
     shares = np.ones(len(sizes)) if weights is None else np.asarray(weights, dtype=float)
     edges = np.cumsum(shares) / shares.sum()
@@ -53,9 +55,9 @@ def draw_size(sizes: Sequence[Size], weights: Sequence[float] | None, seed: int,
 
 
 def sandwich_sizes(sizes: Sequence[Size], weights: Sequence[float] | None, seed: int, step: int) -> list[Size]:
-    """The sandwich rule: the largest size, the smallest, and one drawn from those between (if there are any).
+    """The sandwich rule: the largest size, the smallest, and one drawn from the sizes between (if there are any).
 
-    The largest comes first: it teaches the others. Equal numbers of tokens keep the order of ``sizes``.
+    The largest comes first, because it teaches the others. Sizes with equal numbers of tokens keep their order.
     """
     order = sorted(range(len(sizes)), key=lambda i: -prod(sizes[i]))
     first, middle, last = order[0], order[1:-1], order[-1]

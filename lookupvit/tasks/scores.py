@@ -73,7 +73,7 @@ class Scores(nn.Module):
             task.log(f"{self.stage}/loss{_at(key)}", self.losses[key], batch_size=batch_size)
             for head, metric in self.accuracies[key].items():
                 task.log_dict(metric, prog_bar=key == MAIN and head == "mean", batch_size=batch_size)
-            if key == MAIN and size in self.sizes:  # once more under its own size, for tables and plots
+            if key == MAIN and size in self.sizes:  # also under the size's own name, for tables and plots
                 named = self.accuracies[key]["mean"].items(keep_base=True)
                 task.log_dict({f"{name}@{size_name(size)}": metric for name, metric in named}, batch_size=batch_size)
 
@@ -125,9 +125,9 @@ def new_samples(loader: Any, batch_idx: int, batch: int, rank: int) -> int:
     sampler = getattr(loader, "sampler", None)
     if not isinstance(loader, DataLoader) or not isinstance(sampler, DistributedSampler) or sampler.drop_last:
         return batch
-    # Rank r holds the samples r, r + R, r + 2 R, ...; those from len(dataset) on are repeats.
-    mine = len(range(rank, len(sampler.dataset), sampler.num_replicas))
-    return max(0, min(batch, mine - batch_idx * loader.batch_size))
+    # Rank r holds the samples r, r + R, r + 2 R, ...; numbers from len(dataset) on are repeats.
+    own = len(range(rank, len(sampler.dataset), sampler.num_replicas))
+    return max(0, min(batch, own - batch_idx * loader.batch_size))
 
 
 def _set_key(size: Size | None) -> str:

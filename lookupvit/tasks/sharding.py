@@ -15,8 +15,8 @@ def shard_blocks(task: LightningModule, mesh: DeviceMesh) -> None:
     """Shards each block by itself and the rest (embedding, norms, heads) with the task, in place.
 
     Args:
-        task: Before its optimiser is made.
-        mesh: The ranks that share the parameters, one axis.
+        task: A task that has no optimiser yet.
+        mesh: The ranks that share the parameters, along one axis.
     """
     if isinstance(task, FSDPModule):  # Lightning may call configure_model more than once
         return
@@ -24,10 +24,10 @@ def shard_blocks(task: LightningModule, mesh: DeviceMesh) -> None:
         if isinstance(module, BLOCKS):
             fully_shard(module, mesh=mesh)
     fully_shard(task, mesh=mesh)
-    for name in STEPS:  # the entrances to the forward pass, beside forward itself
+    for name in STEPS:  # these call the forward pass too
         register_fsdp_forward_method(task, name)
 
 
 def unsharded_class(task: LightningModule) -> type:
-    """The class that was written, of a task that ``fully_shard`` may have given a subclass."""
+    """The task's class as it was before `fully_shard` replaced it by a subclass."""
     return next(cls for cls in type(task).__mro__ if not issubclass(cls, FSDPModule))

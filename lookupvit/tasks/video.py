@@ -1,4 +1,4 @@
-"""Video classification: as for images, and a test that averages each video's views."""
+"""Video classification: as for images, with a test that averages the views of each video."""
 
 from typing import Any
 
@@ -20,21 +20,21 @@ class VideoTask(ClassificationTask):
 
     Batches of training and validation are `(clips, targets)`: clips `(B, 3, T, H, W)`, normalised. Batches of test
     are `(views, targets, videos)`: views `(B, V, 3, T, H, W)`, the V = clips x crops views of each video, and
-    `(B,)` the place of each video in the data set; `(clips, targets)` is tested as it is validated. Batches of
-    `predict` are `(clips or views, files)`.
+    `(B,)` the place of each video in the data set; `(clips, targets)` is tested as in validation. Batches of `predict`
+    are `(clips or views, files)`.
 
-    A video's logits are the mean over its views (of logits, as ViViT's test does, not of probabilities). Each video
-    counts once, on however many devices: what a distributed sampler repeats is recognised by its place.
+    A video's logits are the mean of the logits of its views, as in ViViT's test (not of the probabilities). Each video
+    counts once on any number of devices: a video that a distributed sampler repeats is recognised by its place.
 
     Logged: as by `ClassificationTask`; `test/loss` and `test/top...` are of the averaged logits.
 
     Args:
         name: Model, such as `"lookupvivit_base_joint_patch16x2_224"`.
-        num_frames: Frames of a clip; the command line takes it from the data. None keeps the model's own.
+        num_frames: Number of frames in a clip; the command line takes it from the data. None keeps the model's own.
         args: Further arguments of `lookupvit.create_model`.
-        view_batch: Views that go through the model at a time in test and predict; None: a batch's all at once.
-        **options: Of `ClassificationTask`. Compressed sizes have three entries, `[4, 3, 3]`; in a factorised model
-            the first is the number of time indices, or is left out of `compressed_size`.
+        view_batch: Number of views that go through the model at a time in test and predict; None: all of a batch.
+        **options: Options of `ClassificationTask`. Compressed sizes have three entries, `[4, 3, 3]`; in a factorised
+            model the first is the number of time indices, and may be left out of `compressed_size`.
 
     Raises:
         ValueError: If an option has a value that does not fit.
@@ -67,14 +67,6 @@ class VideoTask(ClassificationTask):
             }
         )
 
-    def head_logits(
-        self, images: torch.Tensor, compressed_size: Size | None = None, head: str | None = None
-    ) -> dict[str, torch.Tensor]:
-        """Logits `(B, C)` by head, of clips `(B, 3, T, H, W)` or views `(B, V, 3, T, H, W)`."""
-        if images.ndim < 6:
-            return super().head_logits(images, compressed_size, head)
-        return self.logits_at_sizes(images, [compressed_size], head)[compressed_size]
-
     def logits_at_sizes(
         self, images: torch.Tensor, sizes: list[Size], head: str | None = None
     ) -> dict[Size, dict[str, torch.Tensor]]:
@@ -96,7 +88,7 @@ class VideoTask(ClassificationTask):
         }
 
     def test_step(self, batch: tuple[torch.Tensor, ...], batch_idx: int) -> None:
-        """Gathers the averaged logits of each video."""
+        """Collects the averaged logits of each video."""
         if len(batch) == 2:
             super().test_step(batch, batch_idx)
             return
@@ -108,10 +100,10 @@ class VideoTask(ClassificationTask):
                 metric.update(mean if head == "mean" else logits[head], targets, videos)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the accuracy by video, over all devices."""
+        """Logs the accuracy over the videos of all devices."""
         main = self.model.compressed_size
         seen = next(iter(self.views[MAIN].values())).update_called
-        # One rank may have got no video at all; it takes part nevertheless.
+        # A rank that got no video takes part nevertheless.
         if not self.trainer.strategy.reduce_boolean_decision(seen, all=False):
             return
         for key, by_head in self.views.items():
@@ -124,7 +116,7 @@ class VideoTask(ClassificationTask):
                 named = {f"test/{name}{suffix}": value for name, value in accuracy.items()}
                 if key == MAIN and head == "mean" and main in self.eval_sizes:
                     named |= {f"test/{name}@{size_name(main)}": value for name, value in accuracy.items()}
-                self.log_dict(named, sync_dist=True)  # the same on every rank
+                self.log_dict(named, sync_dist=True)  # equal on all ranks
                 metric.reset()
             own = [value for head, value in losses.items() if head != "mean"] or [losses["mean"]]
             self.log(f"test/loss{at}", torch.stack(own).mean(), sync_dist=True)

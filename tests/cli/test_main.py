@@ -282,7 +282,7 @@ def test_a_bug_keeps_its_traceback_and_debug_shows_one(
     monkeypatch.delenv("LOOKUPVIT_DEBUG")
     argv = ["fit", "--config", str(config), "--model.args.depth", "two"]
     assert error_of(capsys, argv).startswith("depth='two' is no positive integer")
-    monkeypatch.setattr("lookupvit.tasks.classification.create_model", lambda *_, **__: {}["a bug"])
+    monkeypatch.setattr("lookupvit.tasks.classifier.create_model", lambda *_, **__: {}["a bug"])
     with pytest.raises(KeyError, match="a bug"):
         main(["fit", "--config", str(config)])
 

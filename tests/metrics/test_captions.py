@@ -157,8 +157,8 @@ def test_java_tokenises_and_runs_meteor() -> None:
     ("update", "message"),
     [
         ((["a"], [["a"], ["b"]], [1]), "1 hypotheses, 2 lists of references and 1 image numbers do not fit"),
-        (("a", [["a"]], [1]), "one of each an image"),
-        (([["a", "b"]], [["a"]], [7]), "image 7 has 2 hypotheses, a list: these metrics score one text an image"),
+        (("a", [["a"]], [1]), "one of each per image"),
+        (([["a", "b"]], [["a"]], [7]), "image 7 has 2 hypotheses, a list: these metrics score one text per image"),
         ((["a"], [[]], [7]), "image 7 needs a list of one reference caption or more"),
         ((["a"], ["a dog"], [7]), "image 7 needs a list of one reference"),
     ],

@@ -100,7 +100,7 @@ def test_repeats_of_a_distributed_sampler_are_not_counted() -> None:
 
 
 class Weights(Callback):
-    """Keeps the raw weights after each step, and those that validation sees."""
+    """Keeps the raw weights after each step, and the weights that validation sees."""
 
     def __init__(self) -> None:
         self.raw: list[torch.Tensor] = []

@@ -1,11 +1,11 @@
-"""Which characters the Penn Treebank tokeniser takes as letters, digits, symbols and spaces.
+"""The characters that the Penn Treebank tokeniser takes as letters, digits, symbols and spaces.
 
-It knows the Basic Multilingual Plane of Unicode 6.0. Everything that no rule names is dropped.
+It knows the Basic Multilingual Plane of Unicode 6.0. Characters that no rule names are dropped.
 """
 
 import unicodedata
 
-# Letters of later versions of Unicode: dropped like any unknown character.
+# Letters of later versions of Unicode: they are dropped like all unknown characters.
 _TOO_NEW = """37f 528-52f 560 588 5ef 860-86a 870-887 889-88f 8a1 8ad-8c9 978 980 9fc af9 c34 c5a c5c-c5d c80
 cdc-cdd d04 d54-d56 d5f e86 e89 e8c e8e-e93 e98 ea0 ea8-ea9 eac 13f5 13f8-13fd 16f1-16f8 170d 171f 1878 191d-191e
 19b0-19c0 19c8-19c9 1b4c 1c80-1c8a 1c90-1cba 1cbd-1cbf 1cf2-1cf3 1cfa 2c2f 2c5f 312e-312f 31bb-31bf 4db6-4dbf
@@ -34,11 +34,11 @@ def _numbers(ranges: str) -> set[int]:
 def _letters() -> set[int]:
     new = _numbers(_TOO_NEW)
     known = {code for code in range(0x10000) if unicodedata.category(chr(code))[0] == "L"} - new
-    return known | {0x1885, 0x1886}  # letters then, marks since
+    return known | {0x1885, 0x1886}  # letters in Unicode 6.0, marks in later versions
 
 
 def _inside(codes: set[int]) -> str:
-    """What stands between the brackets of a regular expression that matches one of these characters."""
+    """The character class of a regular expression that matches one of these characters, without its brackets."""
     ordered, parts = sorted(codes), []
     for code in ordered:
         if parts and parts[-1][1] == code - 1:

@@ -1,7 +1,7 @@
 """The rules of the Penn Treebank tokeniser: at each place the longest match wins, the earlier rule on a tie.
 
-A rule may ask for what follows its token; what follows counts for the length of the match, but stays in the text.
-Patterns stand in raw strings throughout, so that an escape reaches `re` as it is written.
+A rule may require what follows its token. That counts for the length of the match, but stays in the text. All patterns
+are raw strings, so that `re` reads the escapes as they are written.
 """
 
 import re
@@ -10,18 +10,18 @@ from typing import NamedTuple
 
 from lookupvit.metrics.ptb.chars import DIGITS, LETTERS, LINES, SPACES, SYMBOLS, UPPERCASE, WORD_LETTERS
 
-# Before a capital, and at the end, a full stop follows these abbreviations as if they ended the sentence.
+# Before a capital and at the end of the text, these abbreviations also end the sentence: a full stop is added.
 _STOPPING = r"""jan feb mar apr jun jul aug sept? oct nov dec mon tues? wed thu thurs fri
 ala ariz calif colo conn ct dak fla ga ind kans? ky md mich minn mo mont neb nev okla penn tenn va vt wisc? wyo
 inc cos? corp ltd plc rt bancorp bhd assn univ intl sys tel est ext sq jr sr bros (?:ed|ph)\.d esq blvd rd
 etc al seq bldg"""
 _STATES = "A(?i:z|rk) D(?i:el) I(?i:ll) L(?i:a) M(?i:ass|iss) O(?i:re) P(?i:a) T(?i:ex) W(?i:ash)"  # else plain words
-# After these the sentence goes on, whatever follows.
+# After these the sentence always goes on.
 _LEADING = r"""mr mrs ms drs? profs? sens? reps? attys? lt col gen messrs govs? adm rev maj sgt cpl pvt capt ste?
 ave pres lieut hon brig co?mdr pfc spc supts? det mt ft adj adv asst assoc ens insp mlle mme msgr sfc vs alex wm
 jos cie a\.k\.a cf treas ph invt elec natl dept"""
 _BEFORE_NUMBERS = "ca figs? prop nos? art bldg pp op"
-# Words that begin a sentence behind an acronym.
+# Words that begin a new sentence after an acronym.
 _OPENERS = r"""About According Additionally After An A As At But Did During Earlier He Her Here How However If In
 It Last Many More Mr\. Ms\. Now Once One Other Our She Since So Some Such That The Their Then There These They
 This We When While What Who Why Yet You"""
@@ -69,11 +69,12 @@ class Rule(NamedTuple):
     """One rule.
 
     Attributes:
-        pattern: Group 1 is the token; what follows it in the match is only looked at.
-        text: From what stands in the caption to the token.
-        starts: What a match can start with.
-        back: Characters at the end of group 1 that are read again.
-        doubled: The characters read again belong to this token, too: a full stop that ends abbreviation and sentence.
+        pattern: Group 1 is the token; the rest of the match is looked at, but stays in the text.
+        text: Function from the characters in the caption to the token.
+        starts: The characters that a match can start with.
+        back: Number of characters at the end of group 1 that are read again.
+        doubled: The characters that are read again belong to this token too: a full stop that ends an abbreviation and
+            a sentence.
     """
 
     pattern: re.Pattern[str]
@@ -111,7 +112,7 @@ def _brackets(text: str) -> str:
 
 
 def _acronym(text: str) -> str:
-    return text[:-1] if len(text) == 2 else text  # "I." is no abbreviation where a sentence may start behind it
+    return text[:-1] if len(text) == 2 else text  # "I." is no abbreviation where a sentence may start after it
 
 
 _MARKS = [
@@ -148,7 +149,7 @@ _APOS = r"'&\x92\u2019"
 _WORDS = WORD_LETTERS + "&"
 
 RULES = [
-    # words that are two
+    # words that become two tokens
     _rule("'cC", "(?i:cannot|'twas)", back=3),
     _rule("'gGlLwW", "(?i:gonna|gotta|lemme|gimme|wanna|'tis)", back=2),
     _rule("cCfF", r"[cC]\+\+|[cCfF]#"),
@@ -157,7 +158,7 @@ RULES = [
     _rule(r"&\x96\x97\u2013-\u2015", r"(?i:&(?:md|mdash|ndash);)|[\x96\x97\u2013-\u2015]", text=_always("--")),
     _rule("&", "(?i:&amp;)", text=_always("&")),
     _rule("&", "(?i:&(?:ht|tl|ur|lr|qc|ql|qr|odq|cdq|#[0-9]+);)"),
-    # words, and those with an apostrophe
+    # words, with and without an apostrophe
     _rule(_WORDS, WORD, CONTRACTED, _no_soft_hyphens),
     _rule(r"a-zA-Z\xad", r"[A-Za-z\xad]*[A-MO-Za-mo-z]\xad*", NOT, _no_soft_hyphens),
     _rule(_WORDS, WORD, text=_no_soft_hyphens),

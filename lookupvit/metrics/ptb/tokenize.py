@@ -1,4 +1,4 @@
-"""Captions to tokens as the official COCO evaluation has it, which runs Stanford's PTBTokenizer in Java.
+"""Tokens of captions as in the official COCO evaluation, which runs Stanford's PTBTokenizer in Java.
 
 The rules are written anew, in Python; the tests hold their answers against those of the Java program.
 """
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from lookupvit.metrics.ptb.chars import LINES
 from lookupvit.metrics.ptb.rules import RULES, Rule
 
-# Tokens that the COCO evaluation drops. "-LRB-" is in its list, too, but its tokens are in lower case: brackets stay.
+# Tokens that the COCO evaluation drops. Its list also has "-LRB-", but tokens are in lower case there: brackets stay.
 PUNCTUATION = frozenset(["''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 _LINES = re.compile(f"\r\n|[{LINES}]")
-# A word that stands between spaces is one token, unless it is made of two.
+# A word between spaces is one token, unless a rule splits it into two.
 _PLAIN = re.compile(r" *(?!(?i:cannot|gonna|gotta|lemme|gimme|wanna)[ \n])([A-Za-z]+)[ \n]")
 
 
@@ -24,7 +24,7 @@ def _rules_of(char: str) -> tuple[Rule, ...]:
 
 
 def _scan(text: str) -> str:
-    """The text with a space behind each token."""
+    """The text with a space after each token."""
     out, place = [], 0
     while place < len(text):
         if plain := _PLAIN.match(text, place):
@@ -54,7 +54,7 @@ def one_line(caption: str) -> str:
 
 
 def without_punctuation(line: str) -> str:
-    """A line of tokens, as Java prints it, without those that the evaluation drops."""
+    """A line of tokens as the Java program prints it, without the tokens that the evaluation drops."""
     return " ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATION)
 
 
@@ -65,7 +65,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     caption is followed by a full stop of its own depends on whether the next caption begins with a capital.
 
     Args:
-        captions: n texts. A line break within one counts as a space (the official program confuses the captions then).
+        captions: The texts. A line break within one counts as a space (there the official program mixes captions up).
 
     Returns:
         n texts; that of an empty caption is empty.
@@ -73,7 +73,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
     if not captions:
         return []
     text = "\n".join(one_line(caption) for caption in captions)
-    # Java's characters are 16 bits: one beyond them, such as most emoji, is two that no rule knows.
+    # Java's characters have 16 bits. A character beyond them, such as most emoji, is two that no rule knows.
     units = text.encode("utf-16-le", "surrogatepass")
     text = "".join(chr(units[i] | units[i + 1] << 8) for i in range(0, len(units), 2))
     lines = _scan(text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").split("\n")
