@@ -1,4 +1,4 @@
-"""Every named model and its arguments, as plain data: they can be listed without importing a model."""
+"""All named models and their arguments, as plain data that can be listed without importing a model."""
 
 from collections.abc import Iterable, Mapping
 from itertools import product
