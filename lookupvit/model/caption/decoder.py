@@ -211,7 +211,9 @@ class Decoder(nn.Module):
         if isinstance(memory, Tensor):
             memory = self.project(memory)
         if R % memory[0][0].shape[0]:
-            raise ValueError(f"{R} texts do not belong to {memory[0][0].shape[0]} images: give each image as many")
+            raise ValueError(
+                f"{R} texts do not belong to {memory[0][0].shape[0]} images: give as many texts for each image"
+            )
         x = self.drop(self.embed(tokens) + self.pos_embed[start : start + T])
         for i, block in enumerate(self.blocks):
             own = None if remember is None else (lambda kv, i=i: remember(i, kv))
