@@ -1,4 +1,4 @@
-"""Checks of what a user passes to a model: one readable line names the thing, the limit and the remedy."""
+"""Checks of the arguments of models; each error is one line that names the argument, the limit and the remedy."""
 
 import math
 import warnings
@@ -9,16 +9,16 @@ PATHS = ("auto", "plain", "absorbed", "tiled")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
-    """Returns `value`, or raises a one-line ValueError that lists the `choices` of option `name`."""
+    """Returns `value`; raises a one-line ValueError that lists the `choices` of option `name`."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not known: choose one of {', '.join(choices)}")
     return value
 
 
 def check_path(path: str, reuse: str) -> str:
-    """Returns the `path`, or raises a one-line ValueError if it does not exist or does not go with the `reuse`.
+    """Returns the `path`; raises a one-line ValueError if it does not exist or does not go with the `reuse`.
 
-    "measured", which timed the paths and is gone, may stand in an old checkpoint or configuration: it is "auto" now.
+    Old checkpoints and configurations may have the path "measured", which no longer exists. It counts as "auto".
     """
     if path == "measured":
         warnings.warn("path='measured' is no more: it counts as path='auto', which is the same function", stacklevel=3)

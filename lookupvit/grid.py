@@ -51,7 +51,7 @@ def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dt
         device: Where the result lives.
 
     Returns:
-        `(to_size, from_size)`, rows sum to one. Cached: do not write to it.
+        The matrix `(to_size, from_size)`, whose rows sum to one. It is cached: do not write to it.
     """
     if torch.compiler.is_compiling():
         return _axis_matrix(from_size, to_size, antialias, device).to(dtype)
@@ -61,7 +61,7 @@ def resize_matrix(from_size: int, to_size: int, antialias: bool, dtype: torch.dt
     return matrix
 
 
-def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool = True) -> Tensor:
+def resize_tokens(x: Tensor, from_size: Size, to_size: Size, antialias: bool = True) -> Tensor:
     """Resizes tokens from one grid to another, (bi-, tri-)linearly.
 
     Under autocast it computes in float32 and returns float32. Its result is the residual stream of the compressed
@@ -74,7 +74,7 @@ def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...
         antialias: See `resize_matrix`.
 
     Returns:
-        `(B, prod(to_size), D)`; `x` itself where the sizes are equal.
+        `(B, prod(to_size), D)`; `x` itself if the sizes are equal.
 
     Raises:
         ValueError: If the grids differ in their number of axes, or `x` is not of `from_size`.
@@ -90,7 +90,7 @@ def resize_tokens(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...
         return _resize(x.to(torch.promote_types(x.dtype, torch.float32)), from_size, to_size, antialias)
 
 
-def _resize(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], antialias: bool) -> Tensor:
+def _resize(x: Tensor, from_size: Size, to_size: Size, antialias: bool) -> Tensor:
     B, _, D = x.shape
     done = 1  # cells of the axes that are already resized
     for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
@@ -103,7 +103,7 @@ def _resize(x: Tensor, from_size: tuple[int, ...], to_size: tuple[int, ...], ant
     return x.reshape(B, prod(to_size), D)
 
 
-def check_compressed_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple[int, ...]:
+def check_compressed_size(size: int | Size, grid: Size) -> Size:
     """Returns `size` as a tuple of ints; raises a one-line ValueError if it does not fit into the lookup `grid`."""
     if isinstance(size, int):
         size = (size,) * len(grid)
@@ -118,7 +118,7 @@ def check_compressed_size(size: tuple[int, ...], grid: tuple[int, ...]) -> tuple
     return size
 
 
-def grid_of(size: tuple[int, ...], patch: tuple[int, ...], what: str = "image") -> tuple[int, ...]:
+def grid_of(size: Size, patch: Size, what: str = "image") -> Size:
     """The lookup grid of an input of `size`; raises a one-line ValueError if `patch` does not divide it."""
     if any(s % p or s < p for s, p in zip(size, patch, strict=True)):
         nearest = tuple(max(p, floor(s / p + 0.5) * p) for s, p in zip(size, patch, strict=True))
@@ -154,7 +154,7 @@ def size_name(size: Size) -> str:
     return "x".join(map(str, size))
 
 
-def parse_size(text: str) -> tuple[int, ...]:
+def parse_size(text: str) -> Size:
     """The grid of a text such as "3x3", "2x5x5" or "5" (which means "5x5").
 
     Raises:
@@ -180,8 +180,8 @@ class Tokens(NamedTuple):
 
     compressed: Tensor | None
     lookup: Tensor | None
-    compressed_size: tuple[int, ...] | None
-    grid_size: tuple[int, ...]
+    compressed_size: Size | None
+    grid_size: Size
     attention: Tensor | None = None
 
 

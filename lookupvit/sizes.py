@@ -1,4 +1,4 @@
-"""Every named model and its arguments, as plain data: they can be listed without importing a model."""
+"""All named models and their arguments, as plain data that can be listed without importing a model."""
 
 from collections.abc import Iterable, Mapping
 from itertools import product
@@ -69,11 +69,11 @@ def name_for(kinds: Iterable[str], config: Mapping[str, Any]) -> str | None:
     """The name of the model that shares the most arguments with a configuration.
 
     Args:
-        kinds: Names of its class and of the classes that it inherits from, nearest first.
-        config: Its arguments.
+        kinds: Names of the model's class and of its parents, nearest first.
+        config: The model's arguments.
 
     Returns:
-        The name, or None if none of the classes has a named model.
+        The name; None if none of the classes has a named model.
     """
     kind = next((kind for kind in kinds if any(kind == known for known, _ in MODELS.values())), None)
     same = {name: defaults for name, (known, defaults) in MODELS.items() if known == kind}

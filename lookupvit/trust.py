@@ -1,13 +1,13 @@
-"""What a file may say: the one home of the rules for checkpoints and exported folders.
+"""What a checkpoint or an exported folder may choose: the one home of these rules.
 
 The rules for data are in `datamodules.loading.untrusted`.
 
-A checkpoint says which model of this project it holds, with which plain arguments, and which data of this project it
-was trained on. It chooses no class outside the project, no command, no address, no folder to write to, and nothing out
-of the environment. What it may not choose, the user can: on the command line, or in a YAML file.
+A checkpoint may choose a model and data of this project, with plain arguments. It may not choose classes outside the
+project, commands, addresses, folders to write to, or values of environment variables. The user may choose all of these,
+on the command line or in a YAML file.
 
-To tell the two apart, a text that a checkpoint says goes through the parser with a mark in front of it: what comes out
-with its mark is the checkpoint's, what comes out without is the user's.
+To tell the two apart, every text from a checkpoint is marked before it goes through the parser of the command line. A
+text that comes out with its mark is the checkpoint's, one without a mark is the user's.
 """
 
 import json
@@ -19,22 +19,22 @@ MARK = "\ue000"  # of Unicode's private use: no path and no name has it
 MAX_JSON = 2**26  # bytes of a configuration or a cascade
 _MAX_VALUES = 100_000
 _MAX_DEPTH = 16
-# Whole numbers of a stored configuration that ask for processes or memory at once, and what they may be at most.
+# Upper limits of numbers in a stored configuration that decide how many processes or how much memory are used.
 _LIMITS = {"num_workers": 512, "prefetch_factor": 4096, "img_size": 8192, "decoder_threads": 256, "num_frames": 2**14}
 _LIMITS |= {"depth": 1000, "temporal_depth": 1000, "embed_dim": 2**15, "width": 2**15, "patch_size": 2**12}
 _LIMITS |= {"mlp_ratio": 64, "lookup_mlp_ratio": 64, "vocab_size": 2**22, "num_classes": 2**22, "context_length": 2**20}
 _LIMITS |= {"in_chans": 2**12, "shuffle_buffer": 2**24}
-# Options of a model that `fit` would fetch, if they are the name of one of timm's models and no file.
+# Options of a model for which `fit` downloads weights, if the value is a name of timm's and not a file.
 _FETCHED = ("teacher", "init_from", "encoder_ckpt")
 _WRITTEN = ("feature_cache",)
 
 
 def read_json(path: Path) -> Any:
-    """JSON of a small file.
+    """Reads a small JSON file.
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is none, or too large; one line.
+        ValueError: If it is not JSON, or too large; one line.
     """
     with path.open("rb") as file:
         content = file.read(MAX_JSON + 1)
@@ -47,17 +47,17 @@ def read_json(path: Path) -> Any:
 
 
 def printable(text: Any) -> str:
-    """A text out of a file, as it may be printed: control characters, which a terminal would obey, are spelt out."""
+    """A text from a file that is safe to print: control characters, which a terminal would obey, are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def is_address(value: str) -> bool:
-    """Whether a text is an address or a command, in place of a path."""
+    """Whether a text is an address or a command instead of a path."""
     return "://" in value or value.lstrip().startswith("pipe:")
 
 
 def check_plain(value: Any, what: str) -> None:
-    """Raises a one-line ValueError unless a value is plain data of a sensible size, without classes, interpolation."""
+    """Raises a one-line ValueError unless a value is plain data of a sensible size, without classes or `${...}`."""
     left = [(value, 0, what)]
     for _ in range(_MAX_VALUES):
         if not left:
@@ -95,13 +95,13 @@ def _check_number(key: str, value: Any, name: str) -> None:
 
 
 def check_section(key: str, part: Any, known: Mapping[str, type], named: Iterable[str] = ()) -> None:
-    """Raises a one-line ValueError unless a stored `model` or `data` is one that a file may choose.
+    """Raises a one-line ValueError unless a file may choose this stored `model` or `data`.
 
     Args:
         key: `model` or `data`.
         part: `{"class_path": ..., "init_args": {...}}`.
         known: Classes of this project, by their short names.
-        named: Classes that the user names himself.
+        named: Classes that the user has named.
     """
     what = f"the checkpoint's {key}"
     if not isinstance(part, Mapping) or not isinstance(part.get("class_path"), str):
@@ -118,26 +118,26 @@ def check_section(key: str, part: Any, known: Mapping[str, type], named: Iterabl
 
 
 def class_of(path: str, known: Mapping[str, type]) -> type | None:
-    """The class that a class path means, if it is one of `known`; nothing is imported.
+    """The class of a class path, if it is one of `known`; nothing is imported.
 
-    The module may be another one of the same package: a checkpoint may be older than the file that the class is in.
+    Its module may be any of the same package, because the class may have moved since the checkpoint was written.
     """
     package, _, _ = path.partition(".")
-    found = known.get(path.rpartition(".")[2])
-    return found if found and (path.isidentifier() or package == found.__module__.partition(".")[0]) else None
+    cls = known.get(path.rpartition(".")[2])
+    return cls if cls and (path.isidentifier() or package == cls.__module__.partition(".")[0]) else None
 
 
 def named_classes(key: str, args: list[str]) -> set[str]:
     """Classes that command-line arguments name for `model` or `data`, in options or in files of `--config`."""
-    found = set()
+    names = set()
     for arg, after in zip(args, [*args[1:], ""], strict=False):
         name, equals, value = arg.partition("=")
         value = value if equals else after
         if name in (f"--{key}", f"--{key}.class_path"):
-            found.add(value)
+            names.add(value)
         elif name in ("--config", "-c"):
-            found.add(_named_in(key, value))
-    return {name for name in found if name}
+            names.add(_named_in(key, value))
+    return {name for name in names if name}
 
 
 def _named_in(key: str, config: str) -> str | None:
@@ -149,12 +149,12 @@ def _named_in(key: str, config: str) -> str | None:
         )
         part = content[key]
         return part if isinstance(part, str) else part["class_path"]
-    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):  # the parser says what is wrong
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):  # the parser will report the error
         return None
 
 
 def marked(config: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration whose texts have the mark, so that they can be told from the user's after parsing."""
+    """Marks the texts of a stored configuration, so that they can be told from the user's after parsing."""
     return {
         key: {**part, "init_args": {name: _mark(value) for name, value in part.get("init_args", {}).items()}}
         for key, part in config.items()
@@ -166,12 +166,12 @@ def _mark(value: Any) -> Any:
 
 
 def unmarked(text: str) -> str:
-    """A text without marks, as an error of the parser may repeat them."""
+    """Removes marks from a text, such as an error of the parser that repeats a value."""
     return text.replace(MARK, "")
 
 
 def settle(part: Any, key: str, known: Mapping[str, type], fitting: bool) -> set[str]:
-    """Takes the marks off the init arguments of a parsed `model` or `data`, and judges what had one.
+    """Removes the marks from the init arguments of a parsed `model` or `data`, and checks those that had one.
 
     Args:
         part: The parsed section, changed in place.
@@ -180,10 +180,10 @@ def settle(part: Any, key: str, known: Mapping[str, type], fitting: bool) -> set
         fitting: Whether the command trains.
 
     Returns:
-        Options that the checkpoint chose, other than by the class's own default.
+        Names of the options that the checkpoint set to another value than the class's default.
 
     Raises:
-        ValueError: If it chose what it may not; one line.
+        ValueError: If the checkpoint chose a value that it may not choose; one line.
     """
     given = (part.get("init_args") if hasattr(part, "get") else None) or {}
     chosen = set()

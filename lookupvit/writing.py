@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written: a full disk, a signal, a bug."""
+"""Writes files that are complete or do not exist, even if the disk is full or the process is killed meanwhile."""
 
 import contextlib
 import errno
@@ -12,12 +12,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class WriteError(OSError):
-    """A file that could not be written, in one line; nothing is left of the attempt, and an older one is as it was."""
+    """A file could not be written. Nothing is left of the attempt, and an older file is unchanged."""
 
 
 @contextlib.contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to, with its ending (libraries choose a format by it), renamed at the end.
+    """Yields a name beside `path` to write to, which is renamed to `path` at the end.
+
+    It has the ending of `path`, by which libraries choose the format.
 
     Raises:
         WriteError: If the disk is full or refuses.
@@ -37,7 +39,7 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_files(folder: str | Path) -> Iterator[Path]:
-    """A folder below `folder` to write to; at the end its files move into `folder`.
+    """Yields a folder below `folder` to write to; at the end its files are moved into `folder`.
 
     Raises:
         WriteError: If the disk is full or refuses.
@@ -57,19 +59,19 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             if made:
-                with contextlib.suppress(OSError):  # it is empty after a failure alone
+                with contextlib.suppress(OSError):  # it is empty only after a failure
                     folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text file, in UTF-8, as `whole` does."""
+    """Writes a text file in UTF-8 through `whole`."""
     with whole(path) as partial:
         partial.write_text(text, encoding="utf-8", newline="")
     return Path(path)
 
 
 def check_writable(folder: str | Path) -> None:
-    """Tries to write into a folder, before hours of work whose result is to go there; nothing is left of it.
+    """Tests whether a folder can be written to, before work whose result goes there; nothing is left of the test.
 
     Raises:
         WriteError: If that fails.
@@ -87,7 +89,7 @@ def check_writable(folder: str | Path) -> None:
 
 
 def refusal(path: str | Path, error: OSError | str) -> str:
-    """One line for a file that the disk does not take."""
+    """One line about a file that could not be written."""
     path = Path(path).absolute()
     reason = error if isinstance(error, str) else error.strerror or str(error)
     folder = next(parent for parent in (path, *path.parents) if parent.is_dir())
@@ -96,13 +98,13 @@ def refusal(path: str | Path, error: OSError | str) -> str:
 
 
 def causes(error: BaseException) -> list[BaseException]:
-    """An error and what is behind it; one that was raised again may be behind itself."""
-    found: list[BaseException] = []
+    """An error and the errors that caused it, each once: one that was raised again may be among its own causes."""
+    chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and not any(cause is other for other in found):
-        found.append(cause)
+    while cause is not None and not any(cause is other for other in chain):
+        chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return found
+    return chain
 
 
 @contextlib.contextmanager
@@ -118,10 +120,10 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _of_disk(error: BaseException) -> OSError | str | None:
-    """What the disk said, out of what a library made of it; None if it said nothing."""
-    found = [cause for cause in causes(error) if isinstance(cause, OSError)]
-    if found:  # a library may meet a file that is missing because the disk was full
-        return next((cause for cause in found if cause.errno in _FULL), found[0])
+    """The disk's error behind the error of a library; None if there is none."""
+    errors = [cause for cause in causes(error) if isinstance(cause, OSError)]
+    if errors:  # a missing file may be the consequence of a full disk
+        return next((cause for cause in errors if cause.errno in _FULL), errors[0])
     text = str(error)  # torch and safetensors have writers of their own
     known = ("os error", "I/O error", "PytorchStreamWriter", "unexpected pos")
     return " ".join(text.split()) if any(part in text for part in known) else None

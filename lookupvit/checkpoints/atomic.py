@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or not there: written beside their name, synchronised, then renamed."""
+"""Writes checkpoints that are complete or do not exist: under another name first, synchronised, then renamed."""
 
 import os
 import shutil
@@ -17,20 +17,20 @@ PREVIOUS = "last.previous.ckpt"
 
 
 class CheckpointWriteError(OSError):
-    """A checkpoint that could not be written; the ones before it are as they were."""
+    """A checkpoint could not be written; earlier ones are unchanged."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes to `.NAME.partial` in the same folder, waits for the disk, and renames.
 
-    A process killed at any moment leaves the old file or the new one under the final name. Of `last.ckpt` the one
-    before is kept as `last.previous.ckpt`, should the file system damage the newest. URLs go Lightning's own way.
+    A process that is killed at any moment leaves the old or the new file under the final name. The `last.ckpt` before
+    the newest is kept as `last.previous.ckpt`, in case the file system damages the newest. URLs are left to Lightning.
     """
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Reads a checkpoint, or a model that `save_pretrained` or `save_weights` wrote, as one.
+        """Reads a checkpoint; a model that `save_pretrained` or `save_weights` wrote is read as a checkpoint.
 
-        What it says of files that may be removed holds in the run's own folder alone.
+        Paths of files that Lightning may remove are kept only if they lie in the run's own folder.
         """
         if is_exported(path):
             return load_exported(path)
@@ -66,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def load_exported(path: str | Path) -> dict[str, Any]:
-    """A folder of `save_pretrained`, or safetensors, as the checkpoint of a task that has not begun to train.
+    """Reads a folder of `save_pretrained`, or safetensors, as the checkpoint of a task before its first step.
 
     Raises:
         ValueError: If it does not say which model it holds, or is damaged; in one line.
@@ -78,16 +78,16 @@ def load_exported(path: str | Path) -> dict[str, Any]:
 
 
 def _own_paths(checkpoint: dict[str, Any]) -> None:
-    """Takes out the paths that a `ModelCheckpoint` must not remove files by: it deletes what it finds in its state.
+    """Takes out of `ModelCheckpoint`'s state the paths of files outside its folder, because it may delete these files.
 
-    A path counts as the run's own if it lies right in the folder that the state names; another folder than the run's
-    is what Lightning itself leaves alone.
+    A path is kept if it lies directly in the folder that the state names; if that is not the run's folder, Lightning
+    itself removes nothing in it.
     """
     states = checkpoint.get("callbacks")
     for state in states.values() if isinstance(states, dict) else ():
         if not isinstance(state, dict) or "best_model_path" not in state:
             continue
-        folder = state.setdefault("dirpath", "")  # without one Lightning takes the paths for the run's own
+        folder = state.setdefault("dirpath", "")  # without it Lightning takes the paths for the run's own
 
         def own(path: Any, folder: Any = folder) -> bool:
             return isinstance(path, str) and os.path.dirname(path) == str(folder) and os.path.basename(path) != ".."
@@ -102,10 +102,10 @@ def _own_paths(checkpoint: dict[str, Any]) -> None:
 
 
 def damage(path: str | Path, zipped: bool = False) -> str | None:
-    """What is wrong with a checkpoint file, in a few words; None if every part of it has its checksum.
+    """Says in a few words what is wrong with a checkpoint file; None if the checksums of all its parts are right.
 
-    Reads the whole file. Files of torch's old format have no checksums and pass, unless it must be `zipped`, as this
-    project's own are.
+    It reads the whole file. Files of torch's old format have no checksums; they pass unless the file must be `zipped`,
+    as those of this project are.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,18 +130,18 @@ def damage(path: str | Path, zipped: bool = False) -> str | None:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Gives the present file a second name; both names are there at every moment."""
+    """Keeps the present file under a second name; both names exist at every moment."""
     spare = previous.with_name(f".{previous.name}.partial")
     spare.unlink(missing_ok=True)
     try:
         os.link(path, spare)
         os.replace(spare, previous)
-    except OSError:  # a file system without hard links: last.ckpt is missing until the next rename, the previous is not
+    except OSError:  # without hard links last.ckpt is missing until the next rename, but its previous one exists
         os.replace(path, previous)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Waits until the rename itself is on disk, where the system can."""
+    """Waits until the rename itself is on disk, if the system can do that."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

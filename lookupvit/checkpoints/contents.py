@@ -1,7 +1,7 @@
-"""What a checkpoint or a file of weights holds: the one answer to "which model is this?".
+"""Reads what a checkpoint or a file of weights holds: the one answer to "which model is this?".
 
-Files are read without running anything in them, and what they say is checked before anybody relies on it. The keys are
-listed in docs/CHECKPOINTS.md.
+Files are read without running anything in them, and their content is checked before it is used. docs/CHECKPOINTS.md
+lists the keys.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,28 +20,28 @@ from lookupvit.trust import printable
 
 SAFETENSORS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
 DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata and of ONNX's metadata_props
-# Keys of a checkpoint, and of the description that the other formats carry.
+# Keys of a checkpoint, and of the description in files of other formats.
 TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"
 PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "scores", "data_config"
-# Arguments of a model that a task has by the same name; the rest are its `args`.
+# Arguments of a model that are arguments of its task, too; the others are the task's `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
 
 
 @dataclass
 class Contents:
-    """What a file says of the model in it; each of these is None or empty where it does not say.
+    """What a file says of the model in it. An attribute is None or empty if the file does not say.
 
     Attributes:
         source: What to call the file in messages.
-        content: What it holds, tensors and the rest, as they lie in it.
-        facts: Token grid and heads, as text, in the metadata of safetensors.
+        content: Everything in the file, tensors included, unchanged.
+        facts: Metadata of safetensors, with the token grid and the number of heads as text.
         task: Dotted path of the task's class.
-        hyper_parameters: Of the task; `name`, `args` and the sizes build the model.
+        hyper_parameters: Hyper-parameters of the task; `name`, `args` and the sizes build the model.
         data: Configuration of the training data, `{"class_path": ..., "init_args": {...}}`.
-        pixels: How its images were prepared.
-        class_names: In the order of the logits.
-        trained_sizes: Compressed sizes that it was trained at; None: not known.
-        scores: Of the validation that it was saved after, by the metric's name, as logged.
+        pixels: How the images were prepared.
+        class_names: Names of the classes, in the order of the logits.
+        trained_sizes: Compressed sizes that the model was trained at.
+        scores: Scores of the validation before it was saved, by the name under which they were logged.
     """
 
     source: str
@@ -62,7 +62,7 @@ class Contents:
 
     @property
     def img_size(self) -> tuple[int, int] | None:
-        """Image size (height, width) that was given to the model; None where it has its own."""
+        """Image size (height, width) that was given to the model; None if it has that of its name."""
         size = self.hyper_parameters.get("img_size") or self.arguments.get("img_size")
         size = (size, size) if isinstance(size, int) else tuple(size or ())
         return size if len(size) == 2 else None
@@ -73,7 +73,7 @@ class Contents:
         return dict(self.hyper_parameters.get("args") or {})
 
     def score(self, size: Size | None) -> tuple[str, float] | None:
-        """Name and value of the accuracy that is known at a compressed size."""
+        """Name and value of the accuracy at a compressed size; None if it is not known."""
         if size is not None:
             at = f"val/top1@{size_name(size)}"
             if at in self.scores:
@@ -82,9 +82,9 @@ class Contents:
         return ("val/top1", self.scores["val/top1"]) if alone and "val/top1" in self.scores else None
 
     def untrained(self, sizes: Iterable[Size | None]) -> list[Size]:
-        """Of some compressed sizes those that the model was not trained at; none where that is not known.
+        """Those of some compressed sizes that the model was not trained at; none if its trained sizes are not known.
 
-        A trained size without a time index, of a factorised video model, stands for every number of them.
+        A trained size (h', w') of a factorised video model stands for every number of time indices.
         """
         if self.trained_sizes is None:
             return []
@@ -92,7 +92,7 @@ class Contents:
         return [size for size in chosen if not any(size[-len(own) :] == own for own in self.trained_sizes)]
 
     def about(self, size: Size) -> str:
-        """A few words on a compressed size: whether it was trained, and what it is known to score."""
+        """Says whether the model was trained at a compressed size, and its score there if it is known."""
         if self.trained_sizes is None:
             return "the checkpoint does not say whether it was trained at that size"
         if self.untrained([size]):
@@ -102,7 +102,7 @@ class Contents:
         return "trained, its score is not known" if known is None else f"trained, {known[0]} {100 * known[1]:.2f} %"
 
     def description(self) -> dict[str, Any]:
-        """Plain data for a file of another format; `contents_of` reads it back."""
+        """The description for a file of another format, as plain data; `contents_of` reads it."""
         values = {
             TASK: self.task,
             HYPER: self.hyper_parameters or None,
@@ -115,15 +115,15 @@ class Contents:
 
 
 def read_contents(path: str | Path) -> Contents:
-    """What a file holds.
+    """Reads what a file holds.
 
     Args:
         path: A checkpoint of `lookupvit fit` or of others, safetensors, a program in ONNX's format, or a folder that
-            `save_pretrained` wrote; told apart by their content.
+            `save_pretrained` wrote.
 
     Raises:
         FileNotFoundError: If it is not there.
-        ValueError: If it is damaged, holds more than plain data and tensors, or says what cannot be; in one line.
+        ValueError: If it is damaged, holds more than plain data and tensors, or has impossible values; in one line.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -133,9 +133,9 @@ def read_contents(path: str | Path) -> Contents:
     with path.open("rb") as stream:
         is_safetensors = stream.read(9)[8:] == b"{"
     if is_safetensors:
-        content, about = read_safetensors(path)
-        contents = contents_of(parsed(about.get(DESCRIPTION, "{}"), path), path)
-        contents.content, contents.facts = content, about
+        content, metadata = read_safetensors(path)
+        contents = contents_of(parsed(metadata.get(DESCRIPTION, "{}"), path), path)
+        contents.content, contents.facts = content, metadata
         return contents
     if path.suffix == ".onnx":
         return contents_of(parsed(read_onnx(path).get(DESCRIPTION, "{}"), path), path)
@@ -143,10 +143,10 @@ def read_contents(path: str | Path) -> Contents:
 
 
 def contents_of(content: dict[str, Any], source: str | Path) -> Contents:
-    """What a checkpoint that was read already holds, or the description that another format carries.
+    """What a checkpoint holds that was already read, or the description from a file of another format.
 
     Raises:
-        ValueError: If one of the keys holds what cannot be; in one line.
+        ValueError: If the value of a key is impossible; in one line.
     """
     hyper, data = (_mapping(content, key, source) for key in (HYPER, DATA))
     task, names, scores = content.get(TASK), content.get(CLASS_NAMES), _mapping(content, SCORES, source)
@@ -185,15 +185,15 @@ def is_exported(path: str | Path) -> bool:
 
 
 def _of_folder(path: Path) -> Contents:
-    """Of a folder; what those without a description say is put into the same words."""
+    """Reads a folder; older ones without a description are translated into one."""
     file = path / SAFETENSORS
     if not file.is_file():
         raise FileNotFoundError(
             f"weights {file} do not exist (a folder of weights holds {SAFETENSORS}): check the path"
         )
-    content, about = read_safetensors(file)
+    content, metadata = read_safetensors(file)
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
-    described = _mapping(config, DESCRIPTION, path) or parsed(about.get(DESCRIPTION, "{}"), path)
+    described = _mapping(config, DESCRIPTION, path) or parsed(metadata.get(DESCRIPTION, "{}"), path)
     contents = contents_of(described or _old_description(config, path), path)
     processor = path / PROCESSOR
     if contents.pixels is None and processor.is_file():
@@ -201,7 +201,7 @@ def _of_folder(path: Path) -> Contents:
             contents.pixels = Pixels.of_processor(read_json(processor))
         except ValueError as error:
             raise ValueError(f"{processor}: {error}") from error
-    contents.content, contents.facts = content, about
+    contents.content, contents.facts = content, metadata
     return contents
 
 
@@ -222,13 +222,13 @@ def _old_description(config: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def task_of(hyper_parameters: Mapping[str, Any]) -> str:
-    """Dotted path of the task that runs a classifier."""
+    """Dotted path of the task for a classifier, of images or of videos."""
     kind = "video.VideoTask" if "num_frames" in hyper_parameters else "classification.ClassificationTask"
     return f"lookupvit.tasks.{kind}"
 
 
 def _sizes_of(hyper: dict[str, Any]) -> list[Size] | None:
-    """Sizes that a task was trained at, where a checkpoint from before the key "trained_sizes" tells them."""
+    """Trained sizes from the hyper-parameters, for checkpoints from before the key "trained_sizes"."""
     several = hyper.get("compressed_sizes")
     if several:
         return _sizes(several, "the checkpoint", "compressed_sizes")
@@ -251,15 +251,15 @@ def _sizes(values: Any, source: str | Path, key: str) -> list[Size]:
 
 
 def _scores(content: dict[str, Any]) -> dict[str, float]:
-    """The value that Lightning's ModelCheckpoint noted, in a checkpoint from before the key "scores"."""
-    found = {}
+    """Scores that Lightning's ModelCheckpoint stored, for checkpoints from before the key "scores"."""
+    scores = {}
     states = content.get("callbacks")
     for state in states.values() if isinstance(states, dict) else ():
         if isinstance(state, dict) and isinstance(state.get("monitor"), str):
             value = state.get("current_score")
             if isinstance(value, torch.Tensor) and value.numel() == 1 and torch.isfinite(value).all():
-                found[state["monitor"]] = float(value)
-    return found
+                scores[state["monitor"]] = float(value)
+    return scores
 
 
 def _mapping(content: dict[str, Any], key: str, source: str | Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Reading files of weights without running anything in them; what is wrong comes out as one line."""
+"""Reads the formats of weights without running anything in a file; every error is one line."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def check_type(condition: bool, source: str | Path, key: str, what: str, value: 
 
 
 def parsed(text: str, path: Path) -> dict[str, Any]:
-    """A mapping out of JSON."""
+    """Parses JSON that holds a mapping."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -31,7 +31,7 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file of JSON that holds a mapping."""
+    """Reads a JSON file that holds a mapping."""
     try:
         value = trust.read_json(path)
     except ValueError as error:
@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Tensors by name, and the metadata."""
+    """Reads safetensors: tensors by name, and the metadata."""
     try:
         with safe_open(file, framework="pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
@@ -50,19 +50,19 @@ def read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 
 
 def read_onnx(file: Path) -> dict[str, str]:
-    """The metadata of a program in ONNX's format."""
+    """Reads the metadata of an ONNX program."""
     try:
         import onnx
     except ImportError as error:
         raise ValueError(f"{file} is a program in ONNX's format: pip install 'lookupvit[export]' to read it") from error
     try:
         return {item.key: item.value for item in onnx.load(file, load_external_data=False).metadata_props}
-    except Exception as error:  # protobuf's own kinds of errors
+    except Exception as error:  # protobuf has its own kinds of errors
         raise ValueError(f"{file} is damaged, or no program in ONNX's format") from error
 
 
 def read_torch(file: Path) -> dict[str, Any]:
-    """What a file of torch holds, plain data and tensors; nothing in it is run."""
+    """Reads the plain data and tensors of a torch file without running anything in it."""
     try:
         content = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
@@ -79,11 +79,11 @@ def read_torch(file: Path) -> dict[str, Any]:
 
 
 def as_checkpoint(described: dict[str, Any], state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A Lightning checkpoint of a model that another format holds.
+    """Makes a Lightning checkpoint of a model from a file of another format.
 
     Args:
-        described: From `Contents.description`.
-        state: The model's tensors by its own names.
+        described: Result of `Contents.description`.
+        state: The model's state dict.
     """
     named = {f"model.{name}": value for name, value in state.items()}
     return {"pytorch-lightning_version": version("lightning"), **described, "state_dict": named}

@@ -1,4 +1,4 @@
-"""Checkpoints on the command line: which file, which hyper-parameters, and what differs from them now."""
+"""Finds and reads the checkpoint that the command line names."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from lookupvit.checkpoints.sharded import check_sharded
 
 
 def of_run(path: str) -> str:
-    """The newest checkpoint of a path that is the folder of a run or an experiment; any other path as it is."""
+    """The newest checkpoint in the folder of a run or an experiment; any other path is returned unchanged."""
     folder = Path(path)
     if not folder.is_dir() or (folder / "meta.pt").exists() or not next(folder.rglob("last*.ckpt"), None):
         return path  # a file, or a checkpoint of FSDP, which is a folder
@@ -41,7 +41,7 @@ def find_checkpoint(name: str, folder: Path) -> Path:
     callbacks = load(found[-1]).get("callbacks", {})
     # The callback that writes last.ckpt watches no metric; its "best" is the newest.
     best = [state["best_model_path"] for state in callbacks.values() if state.get("monitor")]
-    # The folder may have been moved since: what counts is the name beside last.ckpt.
+    # The folder may have been moved since, so a file of the same name beside last.ckpt counts, too.
     files = [file for path in best for file in (Path(path), found[-1].parent / Path(path).name) if file.is_file()]
     if not files:
         raise FileNotFoundError(f"--ckpt_path best: the run of {found[-1]} kept none: give the path of a checkpoint")
@@ -49,9 +49,9 @@ def find_checkpoint(name: str, folder: Path) -> Path:
 
 
 def _by_age(files: Iterable[Path]) -> list[Path]:
-    """Oldest first, runs one after the other; of one run, what is called "previous" is older whatever its time says.
+    """Sorts files by run and age, oldest first; the "previous" files of a run count as older than its others.
 
-    A copy of a folder has the times of the copying.
+    Times alone would not do: the files of a copied folder have the times of the copying.
     """
     times = {file: file.stat().st_mtime for file in files}
     run = {parent: max(t for file, t in times.items() if file.parent == parent) for parent in {f.parent for f in times}}
@@ -59,7 +59,7 @@ def _by_age(files: Iterable[Path]) -> list[Path]:
 
 
 def _newest_whole(found: list[Path]) -> Path:
-    """The newest file that is whole; the damaged ones that are newer are named."""
+    """The newest file that is whole; damaged files that are newer are named on stderr."""
     for file in reversed(found):
         wrong = damage(file, zipped=True)
         if wrong is None:
@@ -71,7 +71,7 @@ def _newest_whole(found: list[Path]) -> Path:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's contents, read without running any code in it.
+    """Reads a checkpoint without running any code in it.
 
     Args:
         path: A file, the folder that FSDP writes, or one that `save_pretrained` writes.
@@ -92,7 +92,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} cannot be read: {wrong}; give another, or last for the newest whole one")
     try:
         checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
+    except Exception as error:  # the kind of error depends on the file's first bytes
         raise ValueError(
             f"checkpoint {path} cannot be read: it is damaged, no checkpoint, or holds more than plain data and tensors"
         ) from error

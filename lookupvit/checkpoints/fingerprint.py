@@ -1,4 +1,4 @@
-"""Which weights these are, in a few letters: what a cascade's file says that it belongs to."""
+"""A short fingerprint of weights, by which a cascade's file names the model that it belongs to."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SAMPLES = 32  # elements of each tensor, evenly spread: enough that no training step leaves all of them as they were
+_SAMPLES = 32  # evenly spread elements of each tensor; a training step changes at least one of them
 
 
 def fingerprint(state: Mapping[str, Any]) -> str:
@@ -16,8 +16,8 @@ def fingerprint(state: Mapping[str, Any]) -> str:
     The same for the same weights on every device and in every format that keeps their type.
 
     Args:
-        state: Tensors by name, as `model.state_dict()` has them; the prefix "model." of a task is passed over, and
-            beside names that have it, those that have not.
+        state: Tensors by name, as in `model.state_dict()`. If names have the prefix "model." of a task, it is removed,
+            and names without it are left out.
 
     Returns:
         16 hexadecimal digits.

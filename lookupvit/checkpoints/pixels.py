@@ -1,4 +1,4 @@
-"""How images become the pixels that a model was trained on, and the way from one normalisation to another.
+"""How images are prepared for a model, and how to change from one normalisation to another.
 
 Letters: B images, C channels, (Y, X) pixels, D embed_dim, (y, x) patch.
 """
@@ -18,16 +18,16 @@ INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "ham
 
 @dataclass(frozen=True)
 class Pixels:
-    """What evaluation does to an image before a model sees it, beside the image size.
+    """How images are prepared for a model in evaluation, apart from the image size.
 
     Attributes:
-        mean: Of each channel, of pixels in 0..1.
-        std: Of each channel.
-        interpolation: "bicubic", "bilinear", ...; None where it is not known.
-        crop_pct: Part of the resized image's side that the centre crop keeps; None where it is not known.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel.
+        interpolation: One of `INTERPOLATIONS`; None if it is not known.
+        crop_pct: Fraction of the resized image's side that the centre crop keeps; None if it is not known.
 
     Raises:
-        ValueError: For values of another kind or out of range, in one line.
+        ValueError: For values of another type or out of range, in one line.
     """
 
     mean: tuple[float, ...]
@@ -52,7 +52,7 @@ class Pixels:
 
     @classmethod
     def of_data(cls, data: Any) -> "Pixels | None":
-        """Of a DataModule; None of one that does not normalise."""
+        """The preparation by a DataModule; None if it does not normalise."""
         if getattr(data, "mean", None) is None or getattr(data, "std", None) is None:
             return None
         options = getattr(data, "options", {})
@@ -60,7 +60,7 @@ class Pixels:
 
     @classmethod
     def of_processor(cls, processor: Mapping[str, Any]) -> "Pixels | None":
-        """Of a `preprocessor_config.json`, as transformers has it; None where it does not normalise."""
+        """The preparation in a `preprocessor_config.json` of transformers; None if it does not normalise."""
         if "image_mean" not in processor or "image_std" not in processor:
             return None
         names = {number: name for name, number in RESAMPLE.items()}
@@ -72,12 +72,12 @@ class Pixels:
         return cls(processor["image_mean"], processor["image_std"], interpolation, side / edge if known else None)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, without what is not known."""
+        """Plain data, without values that are not known."""
         values = {key: value for key, value in asdict(self).items() if value is not None}
         return values | {"mean": list(self.mean), "std": list(self.std)}
 
     def same_values(self, other: "Pixels") -> bool:
-        """Whether both normalise alike, whatever they resize and crop."""
+        """Whether both have the same normalisation; resize and crop may differ."""
         pairs = zip(self.mean + self.std, other.mean + other.std, strict=True)
         return all(abs(a - b) < 1e-6 for a, b in pairs)
 
@@ -85,7 +85,7 @@ class Pixels:
         return f"mean {_numbers(self.mean)}, std {_numbers(self.std)}"
 
     def to(self, other: "Pixels") -> tuple[Tensor, Tensor]:
-        """Scale and shift, `(C, 1, 1)` each, that turn images normalised as here into images normalised as `other`.
+        """Scale and shift, each `(C, 1, 1)`, that turn this normalisation into that of `other`.
 
         `x' = x * scale + shift` is `(x * std + mean - other.mean) / other.std`.
         """
@@ -98,10 +98,10 @@ class Pixels:
 
 @torch.no_grad()
 def fold_normalisation(model: nn.Module, data: Pixels, own: Pixels) -> None:
-    """Changes a model's patch embedding so that images normalised as the data's give what its own would have given.
+    """Changes a model's patch embedding so that it takes images with the data's normalisation instead of its own.
 
-    The embedding is linear and pads nothing, so that this is exact: with `x' = a x + b` in each channel, the kernel
-    `W (D, C, y, x)` becomes `a W`, and the bias grows by `sum of b W`. Nothing else changes, nothing is to be stored.
+    This is exact, because the embedding is linear and has no padding: with `x' = a x + b` in each channel, the kernel
+    `W (D, C, y, x)` becomes `a W`, and `sum of b W` is added to the bias. Nothing else has to change or to be stored.
 
     Raises:
         ValueError: For a model whose patch embedding has no bias.
@@ -115,10 +115,10 @@ def fold_normalisation(model: nn.Module, data: Pixels, own: Pixels) -> None:
 
 
 def pixels_of(contents: Any) -> Pixels | None:
-    """What a file says of its images; of a checkpoint that has only the data's configuration, what its class makes.
+    """How the images of a file's model were prepared; older checkpoints have only their data's configuration for it.
 
     Args:
-        contents: From `read_contents`.
+        contents: Result of `read_contents`.
     """
     if contents.pixels is not None or not contents.data:
         return contents.pixels
@@ -135,7 +135,7 @@ def pixels_of(contents: Any) -> Pixels | None:
 
 
 def timm_pixels(name: str) -> Pixels | None:
-    """What timm's configuration of pretrained weights says."""
+    """The preparation that timm states for pretrained weights; None if timm does not know the name."""
     import timm
 
     known = timm.get_pretrained_cfg(name)
@@ -143,7 +143,7 @@ def timm_pixels(name: str) -> Pixels | None:
 
 
 def known_options(contents: Any, cls: type) -> dict[str, Any]:
-    """What a file says of its images, as arguments of a DataModule's class, as far as that takes them."""
+    """How a file's images were prepared, as those arguments that a DataModule's class takes."""
     pixels = pixels_of(contents)
     known = {} if pixels is None else pixels.as_dict()
     if contents.img_size is not None:
@@ -152,7 +152,7 @@ def known_options(contents: Any, cls: type) -> dict[str, Any]:
 
 
 def takes(cls: type, name: str) -> bool:
-    """Whether a class's constructor has an argument, itself or through its parents."""
+    """Whether the constructor of a class, or of one of its parents, has an argument of this name."""
     return any("__init__" in vars(kind) and name in inspect.signature(kind.__init__).parameters for kind in cls.__mro__)
 
 

@@ -1,4 +1,4 @@
-"""Folders of sharded weights, as FSDP writes them: looked through before torch unpickles what is in them."""
+"""Checks folders of sharded weights, as FSDP writes them, before torch unpickles them."""
 
 import io
 import pathlib
@@ -9,9 +9,15 @@ from typing import Any
 import torch
 
 _METADATA = ".metadata"
-# What the index of torch.distributed.checkpoint is made of.
+# Modules of the classes in an index of torch.distributed.checkpoint.
 _HOMES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")  # of where it was written
+_PATHS = (
+    "Path",
+    "PosixPath",
+    "WindowsPath",
+    "PurePosixPath",
+    "PureWindowsPath",
+)  # depending on the system that wrote it
 _NAMES = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),
@@ -22,10 +28,10 @@ _NAMES = {
 
 
 class _Index(pickle.Unpickler):
-    """Builds the data classes of an index, and nothing else."""
+    """Unpickles the data classes of an index and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
-        plain = name.isidentifier()  # no dots, which would lead through a class to what it imports
+        plain = name.isidentifier()  # a dot would lead through a class to the modules that it imports
         found = super().find_class(module, name) if plain and (module in _HOMES or module == "torch") else None
         if module.split(".")[0] == "pathlib" and name in _PATHS:
             return getattr(pathlib, name)
@@ -36,9 +42,9 @@ class _Index(pickle.Unpickler):
 
 
 def check_sharded(folder: Path) -> None:
-    """Reads the index, and every part that is not a tensor, as torch does, but without running anything in them.
+    """Reads the index and every part that is not a tensor as torch does, but without running anything in them.
 
-    torch unpickles the index, and those parts, with all that pickle may do.
+    torch itself would unpickle them without any limits.
 
     Raises:
         ValueError: If they hold more than an index, plain data and tensors, or name files outside the folder; one line.
@@ -61,7 +67,7 @@ def check_sharded(folder: Path) -> None:
             with (folder / name).open("rb") as file:
                 file.seek(info.offset)
                 torch.load(io.BytesIO(file.read(info.length)), weights_only=True)
-    except Exception as error:  # pickle raises whatever the bytes lead it to
+    except Exception as error:  # the bytes decide what pickle raises
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"checkpoint {folder} cannot be read: it is damaged, or holds more than plain data and tensors "

@@ -1,4 +1,4 @@
-"""Whether the model that a file describes can be the one whose tensors it holds: asked before any memory is taken."""
+"""Whether a checkpoint can hold the model that it describes, asked before any memory is taken for that model."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,9 @@ def check_claims(hparams: Any, state: Any, source: str) -> None:
     """Compares the number of parameters of the described model with that of the tensors.
 
     Args:
-        hparams: Of a checkpoint; what does not name a model is passed over.
-        state: Its tensors by name.
-        source: What to call the file.
+        hparams: Hyper-parameters of a checkpoint; nothing is checked if they do not name a model.
+        state: Tensors of the checkpoint by name.
+        source: What to call the file in messages.
 
     Raises:
         ValueError: If they describe no model, or one that is much larger than the file; one line.

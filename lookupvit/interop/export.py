@@ -1,7 +1,7 @@
-"""A trained model as a program for other runtimes: ONNX, or torch.export's own format (`.pt2`).
+"""Exports a trained model as a program for other runtimes: ONNX, or torch.export's own format (`.pt2`).
 
-The batch is dynamic; image size and compressed sizes are fixed when the program is written. What is written is compared
-with the model before it is handed over.
+The batch size is dynamic; image size and compressed sizes are fixed when the program is written. Every program is
+compared with the model after it was written.
 
 Letters: B batch, C classes, (Y, X) pixels.
 """
@@ -36,11 +36,11 @@ TOLERANCE = 1e-5  # largest difference between program and model, relative to th
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a program with fused preprocessing does around the model: uint8 pixels in, probabilities out.
+    """Preprocessing fused into a program: it takes uint8 pixels and returns probabilities.
 
     Attributes:
-        mean: Of each channel, of pixels in 0..1.
-        std: Of each channel.
+        mean: Mean of each channel, for pixels from 0 to 1.
+        std: Standard deviation of each channel.
         probabilities: "softmax", or "sigmoid" for a model that was trained with the sigmoid loss.
     """
 
@@ -51,18 +51,18 @@ class Preprocessing:
     def __post_init__(self):
         check_choice("probabilities", self.probabilities, PROBABILITIES)
         if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std}: give one of each a channel, std above 0")
+            raise ValueError(f"mean {self.mean} and std {self.std}: give one of each per channel, and std above 0")
 
 
 class Program(nn.Module):
-    """What is exported: a model at given compressed sizes, in evaluation mode.
+    """The module that is exported: a model at given compressed sizes, in evaluation mode.
 
     Args:
-        model: A model of the zoo; copied.
+        model: A model of the zoo, which is copied.
         sizes: Compressed sizes; None for the model's own. With several, `forward` takes the index of one.
-        head: One head alone; None for the model's own choice.
-        preprocessing: Fused preprocessing; None: normalised images in, logits out.
-        path: Order of the cross-attention's products, see `CrossAttention`.
+        head: The only head to run; None for the model's own choice.
+        preprocessing: Fused preprocessing; with None the program takes normalised images and returns logits.
+        path: Order of the cross-attention's products, see `FastCrossAttention`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Program(nn.Module):
         return self._after(self._at(self._before(images), size, 0))
 
     def direct(self, images: Tensor, index: int = 0) -> Tensor:
-        """`forward` at the size of this index, without a choice in the program: what it is compared with."""
+        """`forward` at the size of this index, without a choice in the program, to compare the program with."""
         return self._after(self._model(self._before(images), index))
 
     def _before(self, images: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class Program(nn.Module):
         return self.model(images, compressed_size=self.sizes[index], head=self.head)
 
     def _at(self, images: Tensor, size: Tensor | None, index: int) -> Tensor:
-        """The model at the size that `size` names, from `index` on; only the branch taken runs."""
+        """The model at the size that `size` chooses among those from `index` on; only that size is computed."""
         if index == len(self.sizes) - 1:
             return self._model(images, index)
         chosen, others = (lambda x: self._model(x, index)), (lambda x: self._at(x, size, index + 1))
@@ -153,16 +153,16 @@ def export_model(
         format: "onnx" (`.onnx`, weights inside) or "torch-export" (`.pt2`, for `torch.export.load`, ExecuTorch or
             AOTInductor); by the file's ending by default.
         compressed_sizes: One or several; the model's own by default.
-        img_size: Pixels that the program takes; the model's own by default.
-        head: One head alone, such as "compressed", which saves the end of the last block.
-        preprocessing: Fuse it: uint8 `(B, Y, X, 3)` in, probabilities out.
+        img_size: Image size of the program; the model's own by default.
+        head: The only head to run, such as "compressed", which saves the end of the last block.
+        preprocessing: Preprocessing to fuse: the program takes uint8 `(B, Y, X, 3)` and returns probabilities.
         attention: Order of the cross-attention's products, as the model's `path`: "auto", "plain" or "absorbed".
 
     Returns:
         The largest difference between program and model over several batches, relative to the largest output.
 
     Raises:
-        ValueError: For what does not fit, a missing package, or a program that differs by more than 1e-5; in one line.
+        ValueError: For options that do not fit, a missing package, or a program that differs too much; in one line.
     """
     path = Path(path)
     format = check_choice("format", _format_of(path) if format is None else format, FORMATS)
@@ -173,7 +173,7 @@ def export_model(
     with torch.no_grad(), _quiet():
         exported = _trace(program, pixels)
         described = {DESCRIPTION: json.dumps(described_program(program))}
-        with whole_files(path.parent) as folder:  # files: large weights of ONNX get one of their own
+        with whole_files(path.parent) as folder:  # several files, because ONNX puts large weights into one of their own
             if format == "onnx":
                 _write_onnx(exported, folder / path.name, described)
             else:
@@ -182,7 +182,7 @@ def export_model(
 
 
 def load_program(path: str | Path) -> Callable[..., Tensor]:
-    """A written program as a function of tensors: `images`, and `size` where it has several compressed sizes.
+    """Loads a program as a function of the tensors `images` and, with several compressed sizes, `size`.
 
     A program is code: load only files that you trust. (`load_weights` and `load_model` run nothing, whoever wrote the
     file.)
@@ -205,14 +205,14 @@ def load_program(path: str | Path) -> Callable[..., Tensor]:
 
 
 def described_program(program: Program) -> dict[str, Any]:
-    """What the file says of itself: the model's description, and the sizes and the head that the program runs."""
+    """The description to write into the file: that of the model, and the sizes and the head that the program runs."""
     described = contents_of_model(program.model).description()
     sizes = [list(size) for size in program.sizes if size is not None]
     return {**described, "compressed_sizes": sizes, "head": program.head, "fused": program.preprocessing is not None}
 
 
 def _trace(program: Program, pixels: tuple[int, ...]) -> torch.export.ExportedProgram:
-    for index in range(len(program.sizes)):  # resize matrices are made in a first call; tracing finds constants then
+    for index in range(len(program.sizes)):  # fills the cache of resize matrices: constants for the tracer
         program.direct(program.example(pixels, 2)[0], index)
     arguments = program.example(pixels, 2)
     dynamic = ({0: torch.export.Dim("batch")}, None)[: len(arguments)]
@@ -231,8 +231,7 @@ def _write_onnx(exported: torch.export.ExportedProgram, path: Path, described: d
         verbose=False,
     )
     passes = import_module("onnx_ir.passes.common")  # of onnxscript
-    # Each compressed size has brought its own copy of the weights, and each node a stack trace with this machine's
-    # paths.
+    # Each compressed size has its own copy of the weights, and each node a stack trace with this machine's paths.
     passes.DeduplicateInitializersPass(size_limit=2**32)(program.model)
     passes.ClearMetadataAndDocStringPass()(program.model)
     program.model.metadata_props.update(described)
@@ -241,7 +240,7 @@ def _write_onnx(exported: torch.export.ExportedProgram, path: Path, described: d
 
 
 def _largest_difference(program: Program, run: Callable[..., Tensor], pixels: tuple[int, ...], path: Path) -> float:
-    """Between program and model, relative to the largest output; an error where it is too large."""
+    """The largest difference between program and model, relative to the largest output; an error if it is too large."""
     largest = 0.0
     for index in range(len(program.sizes)):
         for batch in (1, 3):
@@ -265,11 +264,10 @@ def _check(
     video = hasattr(model, "num_frames")
     if model.compressed_size is None and (sizes or head):
         raise ValueError("a plain ViT has no compressed tokens: leave compressed_sizes and head out")
-    for size in sizes or []:
-        if not video:
-            check_compressed_size(size, grid)
+    for size in () if video else sizes or ():
+        check_compressed_size(size, grid)
     if preprocessing is not None and (video or model.num_classes == 0):
-        raise ValueError("fused preprocessing is of image classifiers: leave it out for videos and features")
+        raise ValueError("only image classifiers have fused preprocessing: leave it out for videos and features")
 
 
 def _format_of(path: Path) -> str:
@@ -288,7 +286,7 @@ def _package(name: str) -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch and onnxscript say about their own deprecations while they export is of no concern to the caller."""
+    """Hides what torch and onnxscript say about their own deprecations during an export."""
     logger = logging.getLogger("onnxscript")
     level = logger.level
     logger.setLevel(logging.ERROR)

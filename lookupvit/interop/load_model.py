@@ -1,4 +1,4 @@
-"""Models out of files: the file says what to build."""
+"""Builds the model that a file describes, with its weights."""
 
 from math import prod
 from pathlib import Path
@@ -20,13 +20,13 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
     Args:
         source: A checkpoint that `lookupvit fit` wrote, a folder that `save_pretrained` wrote, or the safetensors of
             one.
-        ema: Averaged weights where a checkpoint has both.
-        verbose: Print what became of each tensor.
-        **kwargs: Arguments in place of the file's, such as `img_size` or `compressed_size`; weights are resized, see
-            `load_weights`.
+        ema: Whether to take the averaged weights of a checkpoint that has both.
+        verbose: Whether to print what became of each tensor.
+        **kwargs: Arguments of the model in place of the file's, such as `img_size` or `compressed_size`; weights are
+            resized, see `load_weights`.
 
     Returns:
-        The model; its `class_names`, `pixels`, `trained_sizes` and `scores` are set where the file says them.
+        The model. Its `class_names`, `pixels`, `trained_sizes` and `scores` are set if the file states them.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -50,14 +50,14 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
 
 
 def build_model(contents: Contents, **kwargs: Any) -> nn.Module:
-    """The model that a file names, with first weights.
+    """The model that a file describes, with random weights.
 
     Args:
         contents: From `read_contents`.
-        **kwargs: Arguments in place of the file's.
+        **kwargs: Arguments of the model in place of the file's.
 
     Raises:
-        ValueError: If the file does not say which model it holds, or says what does not exist; in one line.
+        ValueError: If the file does not say which model it holds, or describes one that cannot be built; in one line.
     """
     if contents.name is None:
         raise ValueError(f"{contents.source} does not say which model it holds")

@@ -1,4 +1,4 @@
-"""LookupViT as a model of timm's, with timm's ways to ask for features and classifiers.
+"""LookupViT as a model of timm, with timm's interface for features and classifiers.
 
 Letters: B batch, D embed_dim, (h, w) lookup grid.
 """
@@ -20,12 +20,12 @@ _IMAGENET = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "
 class TimmLookupViT(LookupViT):
     """`LookupViT` with timm's interface; the same parameters under the same names.
 
-    With `features_only=True` timm gets the lookup tokens of the blocks asked for as maps `(B, D, h, w)`.
+    With `features_only=True` timm returns the lookup tokens after chosen blocks as maps `(B, D, h, w)`.
     """
 
-    architecture = "LookupViT"  # what a folder of weights says
+    architecture = "LookupViT"  # the class that a folder of weights names
 
-    @wraps(LookupViT.__init__)  # its arguments, by name: what a folder of weights keeps
+    @wraps(LookupViT.__init__)  # with its signature, from which a folder of weights gets its arguments
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.num_features = self.head_hidden_size = self.embed_dim
@@ -48,11 +48,11 @@ class TimmLookupViT(LookupViT):
 
         Args:
             x: `(B, C, Y, X)`.
-            indices: The last so many blocks, or their indices; all by default.
-            norm: Apply the final norm of the lookup tokens.
-            stop_early: Has no effect: later blocks are few and run.
+            indices: Number of last blocks, or the blocks' indices; all by default.
+            norm: Whether to apply the final norm of the lookup tokens.
+            stop_early: Without effect; the later blocks run as well.
             output_fmt: "NCHW" for maps `(B, D, h, w)`, "NLC" for tokens `(B, N, D)`.
-            intermediates_only: Leave the final tokens out.
+            intermediates_only: Whether to leave out the final tokens.
             compressed_size: Compressed grid of this call.
 
         Raises:
@@ -64,13 +64,13 @@ class TimmLookupViT(LookupViT):
             raise ValueError(f"norm=True needs a norm of the lookup tokens: this model has head={self.head!r}")
         wanted, _ = feature_take_indices(self.depth, indices)
         tokens, kept = super().forward_intermediates(x, wanted, compressed_size)
-        found = []
+        chosen = []
         for state in kept:
             value = self.norms["lookup"](state.lookup) if norm else state.lookup
             if output_fmt == "NCHW":
                 value = value.transpose(1, 2).unflatten(2, state.grid_size)  # (B, N, D) -> (B, D, h, w)
-            found.append(value)
-        return found if intermediates_only else (tokens, found)
+            chosen.append(value)
+        return chosen if intermediates_only else (tokens, chosen)
 
     def forward_head(self, tokens: Tokens, pre_logits: bool = False) -> Tensor:
         """Logits `(B, C)`, or with `pre_logits` the pooled tokens `(B, D)`: compressed where the model has them."""
@@ -83,7 +83,7 @@ class TimmLookupViT(LookupViT):
         return self.heads
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """New classifiers of so many classes; 0 for pooled features. The pool is always the average.
+        """Replaces the classifiers by new ones for `num_classes` classes; 0 gives pooled features.
 
         Raises:
             ValueError: For another `global_pool`.
@@ -101,12 +101,12 @@ class TimmLookupViT(LookupViT):
 
 
 def build(name: str, defaults: dict[str, Any], pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """A model as `timm.create_model` builds it.
+    """Builds a model for `timm.create_model`.
 
     Args:
-        name: Of the model.
-        defaults: Its arguments.
-        pretrained: Load weights: there are none to fetch, so a file must be named,
+        name: Name of the model.
+        defaults: The arguments that the name stands for.
+        pretrained: Whether to load weights. There are none to download, so a file must be named:
             `pretrained_cfg_overlay={"file": ...}`.
         **kwargs: Arguments of `LookupViT` in place of the defaults, and timm's own such as `features_only`.
 

@@ -1,17 +1,17 @@
-"""LookupViT from a plain ViT's weights. Not in the paper: a way to try LookupViT without training it from scratch.
+"""Starts a LookupViT from the weights of a plain ViT. Not in the paper: a way to try it without training from scratch.
 
-A ViT block knows how tokens of one kind attend to each other and what its MLP does to them. Each LookupViT block takes
-over from the ViT block of the same number:
+Each LookupViT block takes its weights from the ViT block of the same number:
 
     compressed self-attention, MLP    the ViT's, exactly
     gather (cross-attention)          the ViT's norm, Q, K, V and output projection
     infuse (the way back)             V' is the ViT's V; the output projection is zero
     lookup MLP                        the hidden units of the ViT's MLP that weigh most
 
-The lookup tokens of a ViT attended to each other; those of a LookupViT do not, so what the cross-attention reads after
-the first block is not what its weights were trained on. Branches that write therefore start at a gain, see `Gains`:
-with the default of zero, the compressed tokens go through the very ViT, on resized tokens, in the first step, and the
-branches grow from there. With compressed tokens as many as patches that is the ViT's function itself.
+The tokens of a ViT attend to each other. The lookup tokens of a LookupViT do not, so after the first block the
+cross-attention reads something else than its weights were trained on. The outputs of the new branches are therefore
+multiplied by a gain, see `Gains`. With the default of zero, the compressed tokens at first go through the ViT itself,
+only with resized tokens, and the new branches grow during training. With as many compressed tokens as patches the
+function at the start is exactly that of the ViT.
 
 Letters: D embed_dim, F hidden width of the ViT's MLP, f of the lookup MLP.
 """
@@ -36,12 +36,12 @@ _OWN_NORMS = ("blocks.*.cross.norm_q.*", "blocks.*.cross.norm_k.*", "blocks.*.cr
 
 
 class Gains(NamedTuple):
-    """Factors on the output projections of the branches that a ViT does not have; 0 to begin with the ViT itself.
+    """Factors on the output projections of the branches that a ViT does not have; with 0 the start is the ViT itself.
 
     Attributes:
-        gather: Of the cross-attention from lookup to compressed tokens.
-        infuse: Of the way back.
-        lookup_mlp: Of the lookup MLP.
+        gather: Factor for the cross-attention from lookup to compressed tokens.
+        infuse: Factor for the way back.
+        lookup_mlp: Factor for the lookup MLP.
     """
 
     gather: float = 0.0
@@ -56,7 +56,7 @@ def initialise(model: nn.Module, source: str | Path | Weights, verbose: bool = T
         model: Any model of the zoo.
         source: A file or folder of weights, or the name of a timm ViT such as "vit_base_patch16_224.augreg_in21k",
             whose pretrained weights timm fetches; or weights that were read already.
-        verbose: Print what became of each tensor.
+        verbose: Whether to print what became of each tensor.
 
     Returns:
         What became of each tensor.
@@ -82,7 +82,7 @@ def find_weights(source: str | Path) -> Weights:
         )
     try:
         vit = timm.create_model(str(source), pretrained=True)
-    except Exception as error:  # the network's errors are of many kinds
+    except Exception as error:  # there are many kinds of network errors
         raise ValueError(
             f"timm could not fetch {source} ({type(error).__name__}): download the file and give its path instead"
         ) from error
@@ -104,21 +104,22 @@ def warm_start(
     """Starts a LookupViT from the weights of a plain ViT of the same width, and prints a table of what it did.
 
     Image size, patch size and classes may differ, as in `load_weights`; a video model (`LookupViViT`) takes an image
-    ViT. Where the classifiers fit, the lookup tokens' one starts at zero: at first the compressed one decides alone.
+    ViT. If the classifiers fit, that of the lookup tokens starts at zero, so that at first that of the compressed
+    tokens decides alone.
 
     Args:
         model: A `LookupViT`, no deeper than the ViT.
         source: Weights of a timm ViT or of `ViT`: a file, or a state dict.
         gains: See `Gains`.
-        grid: Token grid (h, w) of the weights' positions, where file and number do not tell.
-        verbose: Print the table.
+        grid: Token grid (h, w) of the weights' positions, if neither the file nor their number tells it.
+        verbose: Whether to print the table.
 
     Returns:
         What became of each tensor.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: For weights that are no plain ViT's or do not fit, in one line.
+        ValueError: For weights that are not a plain ViT's or do not fit, in one line.
     """
     gains = Gains(*gains)
     weights = as_weights(source)
@@ -157,7 +158,7 @@ def warm_start(
 def _translate(
     vit: Mapping[str, Tensor], model: LookupViT, gains: Gains
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
-    """A ViT's weights under LookupViT's names; how those came about that are not copies; names left out and why."""
+    """A ViT's weights under LookupViT's names; how those that are not copies were made; names left out, and why."""
     rest, own, dropped = dict(vit), model.state_dict(), {}
     copies = {f"embed.{part}": rest.pop(f"patch_embed.{part}") for part in ("proj.weight", "proj.bias")}
     copies["embed.pos_embed"] = rest.pop("pos_embed")
@@ -178,14 +179,14 @@ def _translate(
             made |= {n: (torch.zeros_like(v), "zero: at first the compressed tokens decide") for n, v in names.items()}
         else:
             copies |= names
-    copies |= rest  # what nothing above knows must come up as an error
-    made = {name: value for name, value in made.items() if name in own}  # not of branches that the model does without
+    copies |= rest  # names that are not known above must become errors
+    made = {name: value for name, value in made.items() if name in own}  # the model may lack some branches
     state = {**copies, **{name: value for name, (value, _) in made.items()}}
     return state, {name: how for name, (_, how) in made.items()}, dropped
 
 
 def _branches(vit: dict[str, Tensor], block: LookupViTBlock, gains: Gains) -> dict[str, tuple[Tensor, str]]:
-    """What a ViT block gives to the branches that it does not have itself: name, value, how it came about."""
+    """Weights from a ViT block for the branches that only LookupViT has: name to value and how it was made."""
     q, k, v = vit["attn.qkv.weight"].chunk(3)  # (3 D, D) -> 3 x (D, D)
     bias = vit.get("attn.qkv.bias")
     q_bias, _, v_bias = (torch.zeros(3 * len(q)) if bias is None else bias).chunk(3)
@@ -195,7 +196,7 @@ def _branches(vit: dict[str, Tensor], block: LookupViTBlock, gains: Gains) -> di
         "cross.q.weight": (q, f"Q {attention}"),
         "cross.q.bias": (q_bias, f"Q {attention}"),
         "cross.kv.weight": (torch.cat([k, v]), f"K, V {attention}"),
-        # V has no bias here: rows of A sum to one, so that it passes through to the output
+        # V has no bias here: the rows of A sum to one, so that the ViT's bias of V passes through to the output.
         "cross.proj.weight": (gains.gather * out, f"output {attention}, times {gains.gather:g}"),
         "cross.proj.bias": (gains.gather * (out_bias + out @ v_bias), f"output {attention}, times {gains.gather:g}"),
         "cross.q_infuse.weight": (q, f"Q {attention}"),
@@ -223,6 +224,6 @@ def _branches(vit: dict[str, Tensor], block: LookupViTBlock, gains: Gains) -> di
 
 
 def _heaviest(fc1: Tensor, fc2: Tensor, count: int) -> Tensor:
-    """Indices of the hidden units that weigh most, `|fc1 row| |fc2 column|`, in their order; `(F, D)`, `(D, F)`."""
+    """Indices, in order, of the hidden units with the largest `|fc1 row| |fc2 column|`, from `(F, D)` and `(D, F)`."""
     weight = fc1.norm(dim=1) * fc2.norm(dim=0)  # (F,)
     return weight.topk(min(count, len(weight))).indices.sort().values

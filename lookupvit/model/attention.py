@@ -22,11 +22,6 @@ from torch import Tensor, nn
 FEW_TOKENS = 800
 
 
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """`(B, T, D)` to `(B, H, T, d)`, a view."""
-    return x.unflatten(-1, (num_heads, x.shape[-1] // num_heads)).transpose(1, 2)  # (B, T, D) -> (B, T, H, d) -> ...
-
-
 def merge_heads(x: Tensor) -> Tensor:
     """`(B, H, T, d)` to `(B, T, D)`."""
     B, H, T, d = x.shape
@@ -65,19 +60,20 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Bidirectional cross-attention: `gather` reads lookup tokens into compressed tokens, `infuse` writes back.
 
-    Where the way back takes its attention from:
+    `reuse` says which attention the way back takes:
 
-    * reuse "transpose" (the default): the transposed A, as it stands after the softmax over N. It adds no work.
-    * reuse "renormalize": a softmax over M of the transposed scores of `gather`, so that each lookup token receives a
+    * "transpose" (the default): the transposed A, as it stands after the softmax over N. It adds no work.
+    * "renormalize": a softmax over M of the transposed scores of `gather`, so that each lookup token receives a
       weighted mean.
-    * reuse "fresh": a softmax over M of new scores, with queries of the lookup tokens and keys of the refined
+    * "fresh": a softmax over M of new scores, with queries of the lookup tokens and keys of the refined
       compressed tokens. It adds two projections, one of them of all N tokens; the paper's reuse of A saves them.
 
-    Where the cross-attention normalises, which the paper leaves open:
+    `cross_norm` says where the cross-attention normalises, which the paper leaves open:
 
-    * cross_norm "input" (the default): the tokens before they are projected, as everywhere else in a pre-norm block.
-    * cross_norm "projection": Q, K and V' after they are projected, over D, before the heads are split. V is not
-      normalised.
+    * "input" (the default): it normalises the tokens before they are projected, as everywhere else in a
+      pre-norm block.
+    * "projection": it normalises Q, K and V' after their projections, over D, before the heads are split. V is
+      not normalised.
 
     Args:
         dim: D.
@@ -86,7 +82,7 @@ class CrossAttention(nn.Module):
         proj_drop: Dropout after each of the two output projections.
         reuse: "transpose", "renormalize" or "fresh".
         cross_norm: "input" or "projection".
-        infuse: Whether the way back exists; without it the block is the unidirectional ablation.
+        infuse: Whether the way back exists. Without it the attention is unidirectional, as in the paper's ablation.
     """
 
     def __init__(
@@ -127,13 +123,12 @@ class CrossAttention(nn.Module):
         Args:
             compressed: `(B, M, D)`.
             lookup: `(B, N, D)`.
-            need_attention: Whether the caller reads A itself. Here A is always returned; `FastCrossAttention` may
-            return
-                something else in its place where it is not needed.
+            need_attention: Whether the caller itself reads the attention. It makes no difference here, but a
+                `FastCrossAttention` then returns the attention even where it would not store it.
 
         Returns:
-            The update of the compressed tokens `(B, M, D)`, and what `infuse` takes: the attention `(B, H, M, N)`,
-            normalised over M already where `reuse` is "renormalize".
+            The update of the compressed tokens `(B, M, D)`, and the attention `(B, H, M, N)` for `infuse`, which is
+            normalised over M instead of N where `reuse` is "renormalize".
         """
         q = self.queries(compressed)  # (B, M, D)
         k, v = self.kv(self.norm_lookup(lookup)).chunk(2, dim=-1)  # (B, N, 2 D) -> 2 x (B, N, D)
@@ -153,7 +148,7 @@ class CrossAttention(nn.Module):
             compressed: `(B, M, D)`, after refinement.
             attention: `(B, H, M, N)`, from `gather`; not read where `reuse` is "fresh".
             residual: Lookup tokens `(B, N, D)` to which the update is added; None returns the update alone.
-            lookup: Lookup tokens `(B, N, D)` whose queries `reuse="fresh"` needs; `residual` where it is None.
+            lookup: Lookup tokens `(B, N, D)`, from which `reuse="fresh"` makes queries; `residual` by default.
 
         Returns:
             `(B, N, D)`: the update, plus `residual` if given.
@@ -198,9 +193,9 @@ class CrossAttention(nn.Module):
     def _infusion_scores(self, x: Tensor, lookup: Tensor) -> Tensor:
         """`infusion_scores` of compressed tokens that went through `_infusion_norm`."""
         k = self.norm_k_infuse(self.k_infuse(x)) * self.head_dim**-0.5  # (B, M, D)
-        input_norm = self.cross_norm == "input"
-        q = self.q_infuse(self.norm_ask(lookup)) if input_norm else self.norm_ask(self.q_infuse(lookup))  # (B, N, D)
+        norm_input = self.cross_norm == "input"
+        q = self.q_infuse(self.norm_ask(lookup)) if norm_input else self.norm_ask(self.q_infuse(lookup))  # (B, N, D)
         return self._heads(k) @ self._heads(q).transpose(2, 3)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return split_heads(x, self.num_heads)  # (B, T, D) -> (B, H, T, d)
+        return x.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, T, D) -> (B, T, H, d) -> (B, H, T, d)

@@ -79,14 +79,18 @@ class LookupViTBlock(nn.Module):
             The compressed tokens `(B, M, D)`, the lookup tokens `(B, N, D)`, and the attention `(B, H, M, N)` or None.
         """
         drop = self.drop_path
+        # 1. gather
         gathered, attention = self.cross.gather(compressed, lookup, need_attention)
         compressed = compressed + drop(gathered)
+        # 2. refine
         compressed = compressed + drop(self.attn(self.norm1(compressed)))
         compressed = compressed + drop(self.mlp(compressed))
         if self.update_lookup and update_lookup:
-            if self.infuse and self.training and drop.p:  # the update alone is dropped, not the residual
+            # 3. infuse; where nothing is dropped, the residual sum is left to `infuse`, which may save a pass
+            if self.infuse and self.training and drop.p:
                 lookup = lookup + drop(self.cross.infuse(compressed, attention, lookup=lookup))
             elif self.infuse:
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)
+            # 4. light lookup MLP
             lookup = lookup + drop(self.lookup_mlp(lookup))
         return compressed, lookup, attention if need_attention else None

@@ -27,11 +27,11 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
 
     Args:
         img_size: Native image size, int or (height, width). It fixes the grid of the position embeddings.
-        patch_size: Int or (height, width).
-        in_chans: Image channels.
+        patch_size: Patch size in pixels, int or (height, width).
+        in_chans: Number of image channels.
         num_classes: Number of classes; 0 gives pooled features instead of logits.
         embed_dim: D.
-        depth: L.
+        depth: L, the number of blocks.
         num_heads: H.
         mlp_ratio: Hidden width of the compressed MLP over D (the paper's p = 4).
         lookup_mlp_ratio: Hidden width of the lookup MLP over D (the paper's 1 / q, q = 2).

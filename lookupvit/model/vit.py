@@ -19,12 +19,12 @@ class ViT(HubMixin, nn.Module):
 
     Args:
         img_size: Native image size, int or (height, width).
-        patch_size: Int or (height, width).
-        in_chans: Image channels.
+        patch_size: Patch size in pixels, int or (height, width).
+        in_chans: Number of image channels.
         num_classes: Number of classes; 0 gives pooled features instead of logits.
         embed_dim: D.
-        depth: Blocks.
-        num_heads: Attention heads.
+        depth: Number of blocks.
+        num_heads: Number of attention heads.
         mlp_ratio: Hidden width of the MLP over D.
         qkv_bias: Biases on Q, K and V.
         drop_rate: Dropout before the classifier.

@@ -2,7 +2,6 @@
 
 import json
 import os
-from math import isfinite
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,9 +11,10 @@ from huggingface_hub.file_download import hf_hub_download
 from torch import nn
 
 from lookupvit.checkpoints.contents import CONFIG, DESCRIPTION, PROCESSOR, SAFETENSORS, Contents, read_contents
+from lookupvit.checkpoints.files import read_json
 from lookupvit.checkpoints.pixels import RESAMPLE, Pixels
 from lookupvit.grid import Size, size_name
-from lookupvit.trust import check_plain, printable, read_json
+from lookupvit.trust import check_plain, printable
 from lookupvit.weights.claims import check_parameters
 from lookupvit.weights.load import load_weights
 
@@ -146,7 +146,9 @@ class HubMixin(
             processor = None
         describe(model, read_contents(find(SAFETENSORS).parent))
         if processor is not None and processor.is_file():
-            model.preprocessing = _processor(processor)
+            model.preprocessing = _read_json(processor)
+            if Pixels.of_processor(model.preprocessing) is None:  # raises for values that cannot be
+                raise ValueError(f"{processor} is damaged: it has no image_mean and image_std")
         names = config.get("id2label")
         if isinstance(names, dict) and names.keys() == {str(i) for i in range(model.num_classes)}:
             model.class_names = [printable(names[str(i)]) for i in range(model.num_classes)]
@@ -210,30 +212,11 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _processor(path: Path) -> dict[str, Any]:
-    """What a folder says of its images.
-
-    Raises:
-        ValueError: If its mean or deviation are not three numbers; one line.
-    """
-    known = _read_json(path)
-    for key in ("image_mean", "image_std"):
-        value = known.get(key)
-        if not isinstance(value, list) or [type(x) in (int, float) and isfinite(x) for x in value] != [True] * 3:
-            raise ValueError(f"{path} is damaged: its {key} is not three numbers")
-    return known
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
-        return content
+        return read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist: give a folder that save_pretrained wrote") from None
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 # Hyper-parameters of a task that are kept with the model's arguments when the model is written again.

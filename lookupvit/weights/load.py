@@ -270,7 +270,7 @@ def _reason_to_initialise(name: str, value: Tensor | None, target: Tensor, state
             return f"{len(value)} classes in the weights, {len(target)} here"
     kernel = next((v for n, v in state.items() if common_name(n) == _KERNEL), None)
     if name.startswith("temporal.") and value is None and kernel is not None and kernel.ndim == 4:
-        return "an image model has no temporal transformer"
+        return "an image model has no time axis"
     return ""
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lookupvit.checks import check_choice, check_positive
-from lookupvit.grid import Size, resize_matrix, resize_tokens
+from lookupvit.grid import Size, resize_matrix
 
 
 @lru_cache(maxsize=64)
@@ -175,17 +175,3 @@ def inflate_patch_embed(weight: Tensor, t: int, method: str = "central_frame") -
     kernel = weight.new_zeros(*weight.shape[:2], t, *weight.shape[2:])
     kernel[:, :, t // 2] = weight
     return kernel
-
-
-def tile_positions(pos_embed: Tensor, image_grid: tuple[int, int], grid: tuple[int, int, int]) -> Tensor:
-    """Positions of a clip from those of an image: resized over space, then the same at every time index.
-
-    Args:
-        pos_embed: `(1, prod(image_grid), D)`.
-        image_grid: Grid (h, w) of `pos_embed`.
-        grid: Grid (t, h, w) wanted.
-
-    Returns:
-        `(1, prod(grid), D)`.
-    """
-    return resize_tokens(pos_embed, tuple(image_grid), tuple(grid[1:])).repeat(1, grid[0], 1)  # (1, h w, D) t times

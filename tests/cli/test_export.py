@@ -138,9 +138,9 @@ def test_mistakes_are_one_line(model, checkpoint, tmp_path, capsys) -> None:
     assert "does not say which data" in fail(capsys, "knn", tmp_path / "bare.ckpt")
     assert "--k 99" in fail(capsys, "knn", checkpoint, "--k", 99)
     assert "--model.lr is no option of knn" in fail(capsys, "knn", checkpoint, "--model.lr", 1)
-    with pytest.raises(ValueError, match="give one of each a channel"):
+    with pytest.raises(ValueError, match="give one of each per channel"):
         Preprocessing((0.5,), (0.5, 0.5))
-    with pytest.raises(ValueError, match="fused preprocessing is of image classifiers"):
+    with pytest.raises(ValueError, match="only image classifiers have fused preprocessing"):
         export_model(
             LookupViT(**{**TINY, "num_classes": 0}, compressed_size=2),
             tmp_path / "x.onnx",

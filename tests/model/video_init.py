@@ -7,7 +7,7 @@ from math import isqrt
 
 from torch import Tensor, nn
 
-from lookupvit.weights.resize import inflate_patch_embed, tile_positions
+from lookupvit.weights.resize import fit_positions, inflate_patch_embed
 
 # A plain ViT's names (timm's, with or without the prefix of `lookupvit.ViT`) and those of `ViViT`.
 _VIT_NAMES = {"patch_embed.": "embed.", "pos_embed": "embed.pos_embed", "head.": "heads.pooled.fc."}
@@ -41,7 +41,7 @@ def load_image_weights(
         raise ValueError("these are no weights of an image model: embed.proj.weight or embed.pos_embed is missing")
     image_grid, positions = _square(positions) if image_grid is None else (image_grid, positions)
     state["embed.proj.weight"] = inflate_patch_embed(kernel, model.tubelet_size, method)
-    state["embed.pos_embed"] = tile_positions(positions, image_grid, model.embed.grid_size)
+    state["embed.pos_embed"] = fit_positions(positions, image_grid, model.embed.grid_size)
 
     own = model.state_dict()
     fresh = [name for name in own if name.startswith(_FRESH)]

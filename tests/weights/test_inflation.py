@@ -8,7 +8,7 @@ from video_init import load_image_weights
 from lookupvit import LookupViT, ViT
 from lookupvit.model.video.lookupvivit import LookupViViT
 from lookupvit.model.video.vivit import ViViT
-from lookupvit.weights.resize import inflate_patch_embed, tile_positions
+from lookupvit.weights.resize import fit_positions, inflate_patch_embed
 
 IMAGE = {"img_size": 12, "patch_size": 4, "num_classes": 5, "embed_dim": 12, "depth": 2, "num_heads": 3}
 CLIP = {**IMAGE, "num_frames": 8, "tubelet_size": 4, "num_classes": 9, "temporal_depth": 1}
@@ -32,10 +32,10 @@ def test_inflated_kernels_see_what_the_image_model_saw(t):
 
 def test_positions_are_tiled_over_time_and_resized_over_space():
     pos = torch.randn(1, 6, 4)
-    tiled = tile_positions(pos, (2, 3), (5, 2, 3)).unflatten(1, (5, 6))
+    tiled = fit_positions(pos, (2, 3), (5, 2, 3)).unflatten(1, (5, 6))
     assert all(torch.equal(tiled[:, t], pos) for t in range(5))
     constant = torch.ones(1, 6, 4)
-    torch.testing.assert_close(tile_positions(constant, (2, 3), (2, 4, 1)), torch.ones(1, 8, 4))
+    torch.testing.assert_close(fit_positions(constant, (2, 3), (2, 4, 1)), torch.ones(1, 8, 4))
 
 
 @pytest.mark.parametrize("model", ["joint", "factorised"])
