@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoints", nargs="*", metavar="CHECKPOINT", help="checkpoints (or folders of runs), LookupViT and ViT"
     )
     text = "compressed sizes; by default those of the checkpoint"
-    parser.add_argument("--sizes", nargs="+", type=as_size, metavar="HxW", help=text)
+    parser.add_argument("--sizes", nargs="+", type=_image_grid, metavar="HxW", help=text)
     parser.add_argument("--img_size", nargs="+", type=as_pixels, metavar="PX", help="image sizes, 48 or 48x64")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which images are scored")
     parser.add_argument("--limit", type=as_count, metavar="N", help="score N images, spread evenly over the split")
@@ -177,3 +177,10 @@ def _check(args: argparse.Namespace, passed: list[str]) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is visible; use --device cpu")
     args.seeds = args.seeds or [0]
+
+
+def _image_grid(text: str) -> tuple[int, ...]:
+    size = as_size(text)
+    if len(size) != 2:
+        raise argparse.ArgumentTypeError(f"compressed size {text!r} has {len(size)} axes: images have two, such as 3x3")
+    return size
