@@ -1,4 +1,4 @@
-"""Memory of a training step: what the forward pass leaves behind for the backward one, and the peak."""
+"""Memory of a training step: the activations that autograd keeps for the backward pass, and the peak."""
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy

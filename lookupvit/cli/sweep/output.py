@@ -1,4 +1,4 @@
-"""What `lookupvit sweep` leaves behind: tables, CSV, JSON, pictures, cascades, TensorBoard."""
+"""The output of `lookupvit sweep`: tables, CSV, JSON, pictures, cascades, TensorBoard."""
 
 import json
 import re
