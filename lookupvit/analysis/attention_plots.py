@@ -20,7 +20,7 @@ from lookupvit.writing import whole
 _FONT = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7}
 _SMALLEST = 128  # pixels: smaller images are enlarged for a picture, each pixel a square
 _STRONGEST = 0.8  # opacity of the largest weight
-_LEAST = 4.0  # times even attention, where the scale of gather maps ends at least
+_LEAST = 4.0  # times even attention, the least end of the scale of gather maps
 _BAR = 0.75  # inches that the colour bar takes
 
 
@@ -90,7 +90,7 @@ def plot_rollout(images: list[Tensor], columns: dict[str, list[Tensor]], path: s
 
     Args:
         images: `(3, Y, X)` in [0, 1] each.
-        columns: `(h, w)` an image, by the title of the column.
+        columns: One `(h, w)` per image, by the title of the column.
         path: Picture to write.
     """
     with matplotlib.rc_context(_FONT):
@@ -139,7 +139,7 @@ def animate(clip: Tensor, maps: Tensor, path: str | Path, fps: int = 8) -> Path:
         clip: `(3, T, Y, X)` in [0, 1].
         maps: `(t, h, w)`, relative to the largest weight of all frames.
         path: GIF to write.
-        fps: Frames a second.
+        fps: Frames per second.
     """
     size = (clip.shape[1], *maps.shape[1:])
     by_frame = F.interpolate(maps.float()[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]

@@ -1,4 +1,4 @@
-"""The inverse question: the largest compressed size that a budget pays for, in multiply-adds or in time."""
+"""The largest compressed size within a budget of multiply-adds or of time."""
 
 import statistics
 import time
@@ -16,14 +16,14 @@ ROUNDS = 7  # timed calls of one size; the median counts
 
 
 class BudgetFit(NamedTuple):
-    """What a budget pays for.
+    """The largest size within a budget, and its cost.
 
     Attributes:
         size: The largest compressed size within it.
-        macs: Multiply-adds of an image at that size.
-        ms: Median milliseconds of a call at that size, where the budget was one of time.
+        macs: Multiply-adds per image at that size.
+        ms: Median milliseconds per call at that size, where the budget was one of time.
         next_size: The next larger candidate; None where all fit.
-        next_cost: What that costs, in the budget's unit (GMACs or milliseconds).
+        next_cost: Its cost, in the budget's unit (GMACs or milliseconds).
     """
 
     size: Size

@@ -1,4 +1,4 @@
-"""What is compared: LookupViT at several compressed sizes, timm's ViT, ToMe on it, and vit-pytorch's LookViT."""
+"""The compared models: LookupViT at several compressed sizes, timm's ViT, ToMe on it, and vit-pytorch's LookViT."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass
 class Case:
-    """One competitor.
+    """One model in the comparison.
 
     Attributes:
         name: For the table.

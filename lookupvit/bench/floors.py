@@ -18,7 +18,7 @@ class Machine:
 
     Attributes:
         flops: Floating-point operations per second of its best matrix product.
-        bandwidth: Bytes a second that a large copy reads and writes.
+        bandwidth: Bytes per second that a large copy reads and writes.
     """
 
     flops: float

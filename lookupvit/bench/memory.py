@@ -1,4 +1,4 @@
-"""Memory of a training step: what the forward pass leaves behind for the backward one, and the peak."""
+"""Memory of a training step: the activations that autograd keeps for the backward pass, and the peak."""
 
 from collections.abc import Callable, Iterable
 from copy import deepcopy
@@ -37,36 +37,43 @@ def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> 
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def activation_bytes(
-    model: nn.Module,
-    batch: int = 1,
-    img_size: tuple[int, int] | None = None,
-    compressed_size: tuple[int, ...] | None = None,
-    device: str = "cpu",
-) -> int:
-    """Bytes that autograd keeps in a training step of an image model, without the data: torch's fake tensors are used.
+def activation_counter(model: nn.Module, device: str = "cpu") -> Callable[..., int]:
+    """Counts the bytes that autograd keeps in a training step of an image model, on torch's fake tensors: without data.
 
     The step is in fp32 without autocast and ends with the logits. Parameters, their gradients and the optimiser's
     state are not activations.
 
     Args:
         model: `LookupViT` or `ViT`; it may lie anywhere, also on the meta device.
-        batch: Images per step.
-        img_size: (height, width) in pixels; the model's own by default.
-        compressed_size: Compressed grid; the model's own by default.
         device: Where the step would run, "cpu" or "cuda", which has to be there: its kernels decide what is kept.
 
+    Returns:
+        A function of the images per step, their (height, width) in pixels, the compressed grid and the path; where one
+        of the last three is None, the model's own is taken.
+
     Raises:
-        ValueError: For a size that does not fit, and for a model with gradient checkpointing.
+        ValueError: For a model with gradient checkpointing.
     """
     if getattr(model, "vit", model).grad_checkpointing:
         raise ValueError("the activation memory is that of a model without checkpointing: set grad_checkpointing=False")
-    options = {} if compressed_size is None else {"compressed_size": compressed_size}
-    twin = deepcopy(model).to("meta").train()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    mode, twin = FakeTensorMode(allow_non_fake_inputs=True), deepcopy(model).to("meta").train()
+    with mode:
         twin.to_empty(device=device)
-        images = torch.empty(batch, 3, *(img_size or model.img_size), device=device)
-        return saved_bytes(lambda: twin(images, **options).sum(), [*twin.parameters(), *twin.buffers()])
+
+    def count(
+        batch: int = 1,
+        img_size: tuple[int, int] | None = None,
+        compressed_size: tuple[int, ...] | None = None,
+        path: str | None = None,
+    ) -> int:
+        if path is not None:
+            twin.set_path(path)
+        options = {} if compressed_size is None else {"compressed_size": compressed_size}
+        with mode:
+            images = torch.empty(batch, 3, *(img_size or model.img_size), device=device)
+            return saved_bytes(lambda: twin(images, **options).sum(), [*twin.parameters(), *twin.buffers()])
+
+    return count
 
 
 def peak_bytes(step: Callable[[], object], device: str = "cpu") -> int:

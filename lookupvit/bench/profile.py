@@ -15,7 +15,7 @@ def top_operators(step: Callable[[], object], device: str = "cpu", limit: int = 
         limit: How many to return.
 
     Returns:
-        Rows of operator, calls, ms (of itself, without what it calls) and percent of the whole step.
+        Rows with operator, calls, ms (in itself, without the operators that it calls) and percent of the whole step.
     """
     cuda = device.startswith("cuda")
     step()

@@ -90,7 +90,7 @@ def inference(
         settings: Device, dtype, compile mode.
         model: Size by name.
         img_sizes: Pixels.
-        batches: Images a call.
+        batches: Images per call.
         sizes: Compressed sizes; those that an image size has no room for are left out, with a note.
         tome: Numbers r of merged pairs.
         rounds: At least 7 for figures that are to be quoted.

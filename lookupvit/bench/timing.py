@@ -21,12 +21,12 @@ Timer = Callable[[Callable[[], object], int], float]  # (function, repeats) -> s
 
 @dataclass(frozen=True)
 class Timing:
-    """What one callable took.
+    """The times of one callable.
 
     Attributes:
-        seconds: Of one call, one entry per round.
-        ratios: Baseline's time an item over this one's, pairwise by round: above 1 is faster than the baseline.
-        items: Items (images) of one call.
+        seconds: Seconds of one call, one entry per round.
+        ratios: The baseline's time per item over this one's, for each round: above 1 is faster than the baseline.
+        items: Items (images) per call.
     """
 
     seconds: tuple[float, ...]
@@ -55,7 +55,7 @@ class Timing:
 
     @property
     def rate(self) -> float:
-        """Items a second, at the median."""
+        """Items per second, at the median."""
         return self.items / self.median
 
 

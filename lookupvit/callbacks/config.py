@@ -9,7 +9,7 @@ from lookupvit.writing import whole
 
 
 class WholeConfig(SaveConfigCallback):
-    """As Lightning's; the file is whole or not there."""
+    """Lightning's `SaveConfigCallback`, but the file is whole or not there."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file, through a name beside its own."""

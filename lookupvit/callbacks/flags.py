@@ -1,4 +1,4 @@
-"""Flags that all ranks share, decided on the device; the host reads them without waiting for the step under way."""
+"""Flags that all ranks share, reduced on the device; the host reads them without waiting for the current step."""
 
 import torch
 import torch.distributed as dist
@@ -19,8 +19,8 @@ class Later:
     """Flags on their way to the host.
 
     Args:
-        flags: One value each, of any device. Other ranks' are taken in if `reduce`.
-        reduce: Whether a flag counts that is up on any rank; then all ranks call this together, and read together.
+        flags: One value per flag, on any device.
+        reduce: Whether a flag that is set on any rank counts; all ranks then build and read this together.
     """
 
     def __init__(self, flags: Tensor, reduce: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""`last.ckpt`: where to go on from, after every epoch, every n steps, and when a scheduler wants the machine back."""
+"""`last.ckpt`, from which a run is resumed: after each epoch, every n steps, and when a scheduler stops the run."""
 
 import os
 import signal
@@ -25,10 +25,10 @@ class Preempted(Exception):
 class LastCheckpoint(ModelCheckpoint):
     """Writes `last.ckpt` at the end of each epoch, every `every_n_steps` optimiser steps, and on a signal.
 
-    SIGTERM, SIGUSR1 and a first SIGINT (Ctrl-C) only raise a flag. At the end of an optimiser's step all ranks tell
-    each other whether one is up; they hear it at the end of the next, write the checkpoint together, and stop (a single
-    rank stops at the end of the same step). A second SIGINT ends the process at
-    once. During validation the flag waits for the next step or the end of the epoch: a checkpoint is never half of one.
+    SIGTERM, SIGUSR1 and a first SIGINT (Ctrl-C) only raise a flag. At the end of an optimiser's step the ranks start to
+    exchange their flags; the answer is there at the end of the next step, when they write the checkpoint together and
+    stop. A single rank stops at the end of the same step. A second SIGINT ends the process at once. During validation
+    the flag waits for the next step or the end of the epoch, so that a checkpoint never holds half a validation.
 
     Args:
         dirpath: Folder; None: the run's own.
@@ -47,7 +47,7 @@ class LastCheckpoint(ModelCheckpoint):
         self.every_n_steps, self.on_signal = every_n_steps, on_signal
         self.received: signal.Signals | None = None
         self._handlers: dict[int, Any] = {}
-        self._exchange: Later | None = None  # of the step before, between ranks
+        self._exchange: Later | None = None  # the flags of the previous step, of all ranks
 
     # -- signals -----------------------------------------------------------------------------------------------------
 
@@ -90,7 +90,7 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes a checkpoint if it is time, and stops if any rank was signalled.
+        """Writes a checkpoint if one is due, and stops if any rank was signalled.
 
         Raises:
             Preempted: After the checkpoint, on all ranks.
@@ -120,15 +120,15 @@ class LastCheckpoint(ModelCheckpoint):
             self._stop(trainer)
 
     def _agreed(self, trainer: Trainer) -> bool:
-        """Whether any rank has a flag up; with several ranks, whether one had it up when the step before ended.
+        """Whether any rank was signalled; with several ranks, whether one was when the previous step ended.
 
-        The ranks' exchange of this step goes on while the next one runs, so that nobody waits for it.
+        The exchange that this step starts runs beside the next step, so that no rank waits for it.
         """
         if trainer.world_size == 1:
             return self.received is not None
         flag = torch.full((1,), float(self.received is not None), device=trainer.strategy.root_device)
-        before, self._exchange = self._exchange, Later(flag, reduce=True)
-        return before is not None and before.read()[0]
+        previous, self._exchange = self._exchange, Later(flag, reduce=True)
+        return previous is not None and previous.read()[0]
 
     def _stop(self, trainer: Trainer) -> None:
         name = "another rank's signal" if self.received is None else self.received.name

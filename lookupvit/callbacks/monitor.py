@@ -1,11 +1,11 @@
-"""The figure that the best checkpoint is chosen by, looked for before training, not after the first epoch."""
+"""Checks before training that validation gives the metric by which the best checkpoint is chosen."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class MonitorCheck(Callback):
-    """Raises before the first step if validation does not give the figure that a checkpoint monitors."""
+    """Raises before the first step if validation does not log the metric that a checkpoint monitors."""
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks at what the first batches of validation logged.

@@ -1,4 +1,4 @@
-"""Steps with a non-finite loss or gradient: left out on every rank, counted, named, and diagnosed when they go on."""
+"""Skips steps with a non-finite loss or gradient on every rank, and stops a run that has too many in a row."""
 
 import json
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ class NonFiniteError(ValueError):
 
 @dataclass(frozen=True)
 class _Step:
-    """A step whose flags, left out on all ranks and bad loss on this one, are on their way to the host."""
+    """A step whose two flags are on their way to the host: skipped on all ranks, and non-finite loss on this rank."""
 
     number: int
     batches: list[int]
@@ -30,16 +30,16 @@ class _Step:
 
 
 class SkipNonFinite(Callback):
-    """Leaves out an optimiser step whose loss or gradient is not finite on any rank: the weights stay good.
+    """Skips an optimiser step whose loss or gradient is not finite on any rank, so that the weights stay finite.
 
-    The step counts (schedule and compressed sizes go on); weights and the optimiser's moments are left as they are.
-    Each is printed, counted in `train/skipped_steps`, and written to `skipped_steps_rankR.jsonl` in the run's
-    folder with the files of the batch, where the data tell them.
+    A skipped step counts for the schedule and the drawn compressed sizes; weights and the optimiser's moments stay as
+    they are. It is printed, counted in `train/skipped_steps`, and written to `skipped_steps_rankR.jsonl` in the run's
+    folder, with the files of its batch where the data name them.
 
-    A fused optimiser is told on the device (its `found_inf`), so the host waits for nothing: it hears of a step when
-    the next one is ready, or the epoch ends. Any other optimiser waits for the host. Beside a gradient scaler
-    (`16-mixed`) gradients that overflow are the scaler's affair, which leaves the step out and lowers its scale; what
-    counts here is a non-finite loss, and gradients that overflow at a scale below 1.
+    A fused optimiser skips the step on the device (by its `found_inf`), so the host waits for nothing: it learns of a
+    skipped step when the next one is ready, or when the epoch ends. Any other optimiser waits for the host. With a
+    gradient scaler (`16-mixed`), gradients that overflow are the scaler's affair, which skips the step and lowers its
+    scale; here count a non-finite loss, and gradients that overflow at a scale below 1.
 
     Args:
         patience: Steps in a row after which the run stops.
@@ -56,13 +56,13 @@ class SkipNonFinite(Callback):
         self._bad_loss: Tensor | None = None
         self._batches: list[int] = []
         self._batch: Any = None
-        self._step: _Step | None = None
+        self._pending: _Step | None = None
 
     def state_dict(self) -> dict[str, int]:
         """The counts, with the last step's."""
-        if self._step is None:
+        if self._pending is None:
             return {"skipped": self.skipped, "in_a_row": self.in_a_row}
-        left_out = self._step.flags.read()[0]
+        left_out = self._pending.flags.read()[0]
         return {"skipped": self.skipped + left_out, "in_a_row": (self.in_a_row + 1) * left_out}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
@@ -80,8 +80,8 @@ class SkipNonFinite(Callback):
         self._bad_loss = bad if self._bad_loss is None else self._bad_loss | bad
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Decides on all ranks together, and keeps a bad step from the weights."""
-        self._hear(trainer, pl_module)
+        """Decides on all ranks together whether to skip the step."""
+        self._report_pending(trainer, pl_module)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         # a sum is finite only if all of it is (short of an overflow, which is as good a reason to leave it out)
         sums = torch._foreach_norm([_local(gradient) for gradient in gradients])
@@ -92,7 +92,7 @@ class SkipNonFinite(Callback):
             bad = own_loss
         left_out = any_rank((own_loss | bad).float())
         flags = Later(torch.stack([left_out, own_loss.float()]))
-        self._step = _Step(trainer.global_step, self._batches, flags)
+        self._pending = _Step(trainer.global_step, self._batches, flags)
         self._bad_loss, self._batches = None, []
         if scaler is not None:  # it has looked at the gradients already; a bad loss with good ones is news to it
             for found in scaler._found_inf_per_device(optimizer).values():
@@ -100,28 +100,28 @@ class SkipNonFinite(Callback):
         elif _skips_on_device(optimizer):
             optimizer.found_inf = left_out
         elif flags.read()[0]:
-            self._hear(trainer, pl_module)  # it may look at the gradients
+            self._report_pending(trainer, pl_module)  # it may look at the gradients
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     parameter.grad = None  # every optimiser of torch passes over such a parameter
         if self.in_a_row + 1 >= self.patience:  # the diagnosis needs this step's gradients
-            self._hear(trainer, pl_module)
+            self._report_pending(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        """Lets the batch go."""
+        """Releases the batch."""
         self._batch = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hears of the last step, while its batches still have their names."""
-        self._hear(trainer, pl_module)
+        """Reports the last step, while its batches still have their names."""
+        self._report_pending(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Hears of the last step, which a signal may have followed."""
-        self._hear(trainer, pl_module, log=False)
+        """Reports the last step, which a signal may have followed."""
+        self._report_pending(trainer, pl_module, log=False)
 
-    def _hear(self, trainer: Trainer, pl_module: LightningModule, log: bool = True) -> None:
-        """Counts and tells the step whose flags are on their way, if there is one."""
-        step, self._step = self._step, None
+    def _report_pending(self, trainer: Trainer, pl_module: LightningModule, log: bool = True) -> None:
+        """Counts and reports the pending step, if there is one and it was skipped."""
+        step, self._pending = self._pending, None
         if step is None:
             return
         left_out, own_loss = step.flags.read()
@@ -130,13 +130,13 @@ class SkipNonFinite(Callback):
             return
         self.skipped += 1
         self.in_a_row += 1
-        self._tell(trainer, step, own_loss)
+        self._report(trainer, step, own_loss)
         if log and self.in_a_row >= self.patience:
             self._stop(trainer, pl_module, step)
         if log:
             pl_module.log("train/skipped_steps", float(self.skipped))
 
-    def _tell(self, trainer: Trainer, step: _Step, own_loss: bool) -> None:
+    def _report(self, trainer: Trainer, step: _Step, own_loss: bool) -> None:
         samples = self._samples(trainer, step)
         folder = trainer.log_dir or trainer.default_root_dir
         line = {"step": step.number, "loss": "non-finite" if own_loss else "finite", "samples": samples}

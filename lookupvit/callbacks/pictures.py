@@ -13,7 +13,7 @@ class BatchPictures(Callback):
 
     Args:
         count: Pictures at most.
-        columns: Pictures a row.
+        columns: Pictures per row.
     """
 
     def __init__(self, count: int = 32, columns: int = 8) -> None:

@@ -1,4 +1,4 @@
-"""What a resumed run has to put right, and to say, when its ranks or batches are not those of the checkpoint."""
+"""Exact resume: restores the training loader, and says what cannot be exact with other ranks or batches."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ class ExactResume(Callback):
         self._states: list[dict[str, Any]] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps the loader's state, which Lightning drops if the schedule made the loader before it was restored."""
+        """Keeps the loader's state, which Lightning drops where the schedule built the loader before the restore."""
         loop = checkpoint.get("loops", {}).get("fit_loop", {})
         self._states = loop.get("state_dict", {}).get("combined_loader", [])
 

@@ -1,4 +1,4 @@
-"""Curves that move before training diverges: gradient norm, attention entropy and largest logit of each layer."""
+"""Curves that warn before training diverges: gradient norm, attention entropy and largest logit of each layer."""
 
 from math import log
 from typing import Any

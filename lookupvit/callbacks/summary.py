@@ -22,7 +22,7 @@ class RunSummary(Callback):
         """Counts parameters and multiply-adds, before a strategy may shard the model."""
         if stage != "fit" or not trainer.is_global_zero:
             return
-        model = getattr(pl_module.model, "encoder", pl_module.model)  # of a captioner, what an image costs
+        model = getattr(pl_module.model, "encoder", pl_module.model)  # of a captioner the encoder alone
         self.rows["model"] = str(getattr(pl_module.hparams, "name", type(model).__name__))
         self.rows["parameters"] = f"{count_parameters(model) / 1e6:.2f} M"
         height, width = model.img_size

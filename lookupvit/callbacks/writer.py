@@ -1,4 +1,4 @@
-"""Writes predictions as they come, into a JSON file and one that people read."""
+"""Writes predictions batch by batch, into a JSON file and a file for people."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from lookupvit.writing import WriteError, refusal
 class TwoFilesWriter(BasePredictionWriter):
     """Base of what `predict` writes: two files in the order of the data, with exactly one entry for each input.
 
-    They are called `NAME.partial` until all is written; what came before an error stays under that name.
+    They are called `NAME.partial` until everything is written; after an error, what was written stays under that name.
 
     A child class writes batches in `write_on_batch_end`, to `json` and `table`, and counts them by `note`.
 

@@ -43,7 +43,7 @@ def ablate(argv: list[str]) -> None:
         folder = common_output({file: resolve(["--config", file, *passed]) for file in args.configs}) / "ablation"
     else:
         folder = Path(args.output)
-    # seed by seed, so that an interrupted grid has whole comparisons
+    # seed by seed, so that what an interrupted grid leaves can be compared
     runs = [(name, config, seed) for seed in args.seeds for name, config in zip(names, args.configs, strict=True)]
     planned = [
         Planned(f"{name}_seed{seed}", ["--config", config, *passed, "--seed_everything", str(seed)])
@@ -74,10 +74,10 @@ def ablate(argv: list[str]) -> None:
 
 
 def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row per configuration out of its runs: mean and standard deviation, and of the differences from the first's.
+    """One row per configuration: mean and standard deviation of top-1, and of its differences from the baseline.
 
     Args:
-        found: Runs by configuration, the baseline first, in the same order of seeds each.
+        found: Runs by configuration, the baseline first; each in the same order of seeds.
     """
     base = next(iter(found.values()))
     rows = []
@@ -120,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, the baseline first")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="one training of each; 0")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0], metavar="N", help="one training of each per seed (0)"
+    )
     text = "folder of the runs and of the table; by default ablation in the configurations' own, outputs/ablation"
     parser.add_output_dir(text=text)
     parser.add_argument("--title", default="ablation", help="name of the files with the table")
@@ -128,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[str, Any]:
-    """Test figures of a run; kept in its folder, so that they are measured once."""
+    """The test metrics of a run; they are kept in its folder, so that they are measured once."""
     file = folder / "test.json"
     if not file.is_file():
         argv = ["test", "--config", config, *passed, "--ckpt_path", str(one.checkpoint), *here(folder)]

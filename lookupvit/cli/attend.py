@@ -129,7 +129,7 @@ def _curves(label: str, attention: Attention) -> dict[str, list[tuple[float, flo
 
 
 def _by_input(maps: Tensor, inputs: int, clips: bool) -> list[Tensor]:
-    """A map per input: `(h, w)` of an image, `(t, h, w)` of a clip, whose time indices a factorised model separates."""
+    """One map per input: `(h, w)` of an image, `(t, h, w)` of a clip (of a factorised model per time index)."""
     if clips and maps.ndim == 3:
         maps = maps.unflatten(0, (inputs, -1))  # (B t, h, w) -> (B, t, h, w)
     return list(maps)

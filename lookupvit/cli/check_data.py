@@ -103,7 +103,7 @@ def check_file(path: str, quick: bool = False) -> str:
 
 
 class _Checks(Dataset):
-    """One check a file; a `DataLoader` spreads them over its workers."""
+    """One check per file; a `DataLoader` spreads them over its workers."""
 
     def __init__(self, files: list[str], quick: bool) -> None:
         self.files, self.quick = files, quick

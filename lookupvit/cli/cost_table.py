@@ -1,10 +1,12 @@
 """The table of `lookupvit cost`."""
 
+from itertools import product
+
 import torch
 from torch import nn
 
 from lookupvit.analysis.cost import count_macs, count_parameters, model_macs, vit_macs
-from lookupvit.bench.memory import activation_bytes
+from lookupvit.bench.memory import activation_counter
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
 from lookupvit.grid import check_compressed_size, grid_of, size_name
@@ -55,25 +57,36 @@ def cost_report(
     least = min(sum(vit_macs(vit, px).values()) for px in img_sizes)
     unit, scale = ("GMACs", 1e9) if least >= 1e8 else ("MMACs", 1e6)
     checkpointing = model.grad_checkpointing if lookup else model.vit.grad_checkpointing
-    about = {"batch of the training step": batch, "torch": str(torch.__version__)}
-    report = Report(f"Cost of {name or type(model).__name__}, {unit} an image", settings=about, groups=["px"])
-    table = [(px, size) for px in img_sizes for size in (_fitting(model, px, sizes, trained) if lookup else ())]
+    settings = {"batch of the training step": batch, "torch": str(torch.__version__)}
+    report = Report(f"Cost of {name or type(model).__name__}, {unit} per image", settings=settings, groups=["px"])
+    sizes_at = {px: _fitting(model, px, sizes, trained) if lookup else [] for px in img_sizes}
+
+    counters = {} if checkpointing else {subject: activation_counter(subject, device) for subject in (vit, model)}
+
+    def row(subject: nn.Module, px: tuple[int, int], terms: dict[str, int], measured: int, *step) -> dict:
+        total = sum(terms.values())
+        columns = dict.fromkeys(("embed", "gather", "refine", "infuse", "lookup MLP", "heads"))
+        columns |= {_TERMS.get(term, term): count / scale for term, count in terms.items()}
+        columns |= {unit: total / scale, "fewer ops": sum(vit_macs(vit, px).values()) / total}
+        columns["measured"] = measured / scale
+        columns["agrees"] = "yes" if measured == total else f"{100 * (measured / total - 1):+.2g} %"
+        columns["M params"] = count_parameters(subject) / 1e6
+        return columns | {"saved MiB": counters[subject](batch, px, *step) / _MIB if counters else None}
+
     kept = model.blocks[0].cross.path if lookup else None
-    with progress_bar("counting", len(img_sizes) + len(table) * len(paths or ())) as advance:
+    rows = len(img_sizes) + sum(map(len, sizes_at.values())) * len(paths or ())
+    with progress_bar("counting", rows) as advance:
         for px in img_sizes:
-            base = vit_macs(vit, px)
-            saved = None if checkpointing else activation_bytes(vit, batch, px, device=device)
-            report.rows.append(_row("ViT", px, None, base, base, count_macs(vit, px), vit, saved, unit, scale))
+            where = {"px": f"{px[0]}x{px[1]}"}
+            who = {"model": "ViT", **where, "path": None}
+            report.rows.append(who | row(vit, px, vit_macs(vit, px), count_macs(vit, px)))
             advance()
-            for _, size in (entry for entry in table if entry[0] == px):
-                for path in paths:
-                    model.set_path(path)
-                    terms = model_macs(model, px, size, head=head)
-                    saved = None if checkpointing else activation_bytes(model, batch, px, size, device)
-                    measured, label = count_macs(model, px, size, head), _path_label(model, px, size, path)
-                    who = f"LookupViT {size_name(size)}"
-                    report.rows.append(_row(who, px, label, terms, base, measured, model, saved, unit, scale))
-                    advance()
+            for size, path in product(sizes_at[px], paths or ()):
+                model.set_path(path)
+                terms, measured = model_macs(model, px, size, head=head), count_macs(model, px, size, head)
+                who = {"model": f"LookupViT {size_name(size)}", **where, "path": _path_label(model, px, size, path)}
+                report.rows.append(who | row(model, px, terms, measured, size, path))
+                advance()
     if lookup:
         model.set_path(kept)
     report.notes.append("agrees: the closed form (the terms) and torch's FLOP counter (measured) give the same number")
@@ -82,33 +95,6 @@ def cost_report(
     if checkpointing:
         report.notes.append("saved MiB is not known with gradient checkpointing")
     return report
-
-
-def _row(
-    name: str,
-    px: tuple[int, int],
-    path: str | None,
-    terms: dict[str, int],
-    base: dict[str, int],
-    measured: int,
-    model: nn.Module,
-    saved: int | None,
-    unit: str,
-    scale: float,
-) -> dict:
-    total = sum(terms.values())
-    row = {"model": name, "px": f"{px[0]}x{px[1]}", "path": path}
-    row |= dict.fromkeys(("embed", "gather", "refine", "infuse", "lookup MLP", "heads"))
-    row |= {_TERMS.get(term, term): count / scale for term, count in terms.items()}
-    gap = measured / total - 1
-    return row | {
-        unit: total / scale,
-        "fewer ops": sum(base.values()) / total,
-        "measured": measured / scale,
-        "agrees": "yes" if not gap else f"{100 * gap:+.2g} %",
-        "M params": count_parameters(model) / 1e6,
-        "saved MiB": None if saved is None else saved / _MIB,
-    }
 
 
 def _path_label(model: LookupViT, px: tuple[int, int], size: tuple[int, ...], path: str) -> str:

@@ -1,4 +1,4 @@
-"""Trainings one after the other, as `lookupvit sweep` and `lookupvit ablate` need them; resumable."""
+"""Trainings one after the other, for `lookupvit sweep` and `lookupvit ablate`; an interrupted series is resumable."""
 
 import contextlib
 import io
@@ -22,8 +22,8 @@ from lookupvit.cli.fit import run as run_command
 from lookupvit.trust import read_json
 from lookupvit.writing import write_text
 
-# Settings that say where things are or how fast they go, not what comes out.
-_FREE = (
+# Settings that say where things are or how fast they go; they do not change the result.
+_NOT_COMPARED = (
     "output_dir",
     "name",
     "include",
@@ -40,10 +40,10 @@ _FREE = (
 
 @dataclass(frozen=True)
 class Planned:
-    """A training.
+    """A training to run.
 
     Attributes:
-        name: Its folder.
+        name: Name of its folder.
         argv: Options of `fit`.
     """
 
@@ -53,14 +53,14 @@ class Planned:
 
 @dataclass(frozen=True)
 class Trained:
-    """A training that is finished.
+    """A finished training.
 
     Attributes:
-        name: Its folder.
-        checkpoint: Its last one.
-        epochs: How long it was.
-        steps: Likewise, optimiser steps.
-        seconds: Time that it took, of the last part if it was resumed; None for runs of versions that kept no time.
+        name: Name of its folder.
+        checkpoint: Its last checkpoint.
+        epochs: Number of epochs.
+        steps: Number of optimiser steps.
+        seconds: Duration, of the last part if it was resumed; None for runs of versions that did not keep it.
     """
 
     name: str
@@ -81,8 +81,8 @@ def train(
     Args:
         planned: The trainings.
         output: Folder of the runs.
-        console: For what is going on.
-        check: Gets the settings of the first one before anything is trained, and raises if something does not fit.
+        console: Where progress is printed.
+        check: Gets the settings of the first training before anything runs, and raises if something does not fit.
 
     Returns:
         The trainings.
@@ -143,14 +143,14 @@ def common_output(configs: dict[str, dict[str, Any]]) -> Path:
 
 
 def _settings(argv: list[str]) -> dict[str, Any]:
-    """What `resolve` gives, as far as it decides what comes out."""
+    """The settings from `resolve` that decide the result."""
     settings = resolve(argv)
     if settings.get("trainer.devices") not in (1, "1", "auto"):
         raise ValueError(
             f"--trainer.devices {settings['trainer.devices']}: these runs train on one device each; train "
             "with fit, and give the checkpoints to sweep"
         )
-    return {name: value for name, value in settings.items() if name not in _FREE}
+    return {name: value for name, value in settings.items() if name not in _NOT_COMPARED}
 
 
 def _flatten(value: Any, prefix: str) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def _is_done(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a run is finished.
 
     Raises:
-        ValueError: If it was run, or begun, with other settings.
+        ValueError: If it was started with other settings.
     """
     begun, done = folder / "settings.json", folder / "done.json"
     for file in (done, begun):
@@ -186,7 +186,7 @@ def _is_done(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def _options_since(saved: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """Defaults of the options that the model and the data have got since a run was saved: it ran as they say."""
+    """Defaults of the options that were added to the model and the data after a run was saved: it ran with them."""
     found = {}
     for part in ("model", "data"):
         new = [name for name in settings if name.startswith(f"{part}.") and name not in saved]

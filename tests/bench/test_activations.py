@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookupvit.bench.memory import activation_bytes, saved_bytes
+from lookupvit.bench.memory import activation_counter, saved_bytes
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.vit import ViT
 
@@ -44,14 +44,14 @@ def test_fake_tensors_tell_what_autograd_keeps(path, compressed_size, options):
     if path == "tiled" and "reuse" in options:
         pytest.skip("needs all of A")
     model = LookupViT(**{**SMALL, "compressed_size": compressed_size, "path": path, **options})
-    assert activation_bytes(model, 2) == measured(model, 2, (28, 20))
+    assert activation_counter(model)(2) == measured(model, 2, (28, 20))
 
 
 @pytest.mark.parametrize("path", ["plain", "absorbed", "tiled"])
 @pytest.mark.parametrize("width", [24, 96])  # head widths 8 and 32: plain products and torch's fused attention
 def test_another_image_size_and_batch(path, width):
     model = LookupViT(**{**SMALL, "embed_dim": width}, compressed_size=(7, 4), path=path)
-    one, three = (activation_bytes(model, batch, (32, 24)) for batch in (1, 3))
+    one, three = (activation_counter(model)(batch, (32, 24)) for batch in (1, 3))
     assert (one, three) == (measured(model, 1, (32, 24)), measured(model, 3, (32, 24)))
 
 
@@ -60,7 +60,7 @@ def test_vit(depth, num_heads):
     model = ViT(img_size=28, patch_size=4, embed_dim=24, depth=depth, num_heads=num_heads, num_classes=10)
     images = torch.randn(2, 3, 28, 28)
     expected = saved_bytes(lambda: model(images).sum(), [*model.parameters(), *model.buffers()])
-    assert activation_bytes(model, 2) == expected
+    assert activation_counter(model)(2) == expected
 
 
 def test_the_paths_of_one_block_by_hand():
@@ -79,7 +79,7 @@ def test_the_paths_of_one_block_by_hand():
     for path, values in cross.items():
         model = LookupViT(**{**SMALL, "depth": 1, "compressed_size": (4, 3), "path": path})
         expected = 4 * (batch * (values + refine + lookup_mlp + streams) + resize)
-        assert activation_bytes(model, batch) == expected, path
+        assert activation_counter(model)(batch) == expected, path
 
 
 def test_gradient_checkpointing_is_refused():
@@ -88,4 +88,4 @@ def test_gradient_checkpointing_is_refused():
         ViT(**SMALL, grad_checkpointing=True),
     ):
         with pytest.raises(ValueError, match="set grad_checkpointing=False"):
-            activation_bytes(model)
+            activation_counter(model)

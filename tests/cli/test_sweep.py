@@ -233,7 +233,7 @@ def test_training_one_model_a_size_and_one_for_all(
         expected = top1[("multi_seed0", size)] - top1[(f"single_{size[0]}x{size[1]}_seed0", size)]
         assert one["difference_mean"] == pytest.approx(expected) and one["difference_sd"] is None
     assert [study["model"] for study in document["cascades"]] == ["multi_seed0"]
-    assert "one model for all sizes against one model for each size" in printed
+    assert "one model for all sizes against one model per size" in printed
 
     # All are finished: nothing is trained again, and changed settings are told.
     message = error_of(capsys, [*argv, "--model.lr", "0.5"])

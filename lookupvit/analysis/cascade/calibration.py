@@ -1,6 +1,6 @@
 """Thresholds of a cascade, chosen on validation data to a target cost or a target accuracy, and its curve.
 
-Letters: n images, C classes, G thresholds a stage. A size is a compressed grid such as (3, 3).
+Letters: n images, C classes, G thresholds per stage. A size is a compressed grid such as (3, 3).
 """
 
 from math import sqrt
@@ -19,8 +19,8 @@ class CascadePoint(NamedTuple):
     Attributes:
         cascade: Sizes and thresholds, from the validation data.
         target_cost: Average cost that it was calibrated to.
-        val: How it does on the data that it was calibrated on.
-        test: How it does on other data.
+        val: Its accuracy and cost on the data that it was calibrated on.
+        test: The same on other data.
     """
 
     cascade: Cascade
@@ -34,9 +34,9 @@ class Comparison(NamedTuple):
 
     Attributes:
         size: The fixed size.
-        fixed: How it does.
+        fixed: Its accuracy and cost.
         cascade: Calibrated on the validation data.
-        result: How that does.
+        result: The cascade's accuracy and cost.
         difference: Accuracy of the cascade minus that of the fixed size.
         standard_error: Of the difference, from the images on which the two disagree.
     """

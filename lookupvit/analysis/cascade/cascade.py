@@ -28,18 +28,18 @@ from lookupvit.writing import write_text
 
 @dataclass(frozen=True)
 class CascadeCosts:
-    """What the stages of a cascade cost an image, in one unit (multiply-adds, or milliseconds).
+    """The cost per image of each stage of a cascade, in one unit (multiply-adds, or milliseconds).
 
     Attributes:
-        shared: What is paid once, whatever the sizes: the embedding.
-        stages: What each size costs on top.
+        shared: Cost of the embedding, paid once whatever the sizes.
+        stages: Further cost of each size.
     """
 
     shared: float
     stages: dict[Size, float]
 
     def fixed(self, size: Size) -> float:
-        """Cost of an image that runs at `size` alone."""
+        """Cost per image at `size` alone."""
         return self.shared + self.stages[size]
 
 
@@ -67,11 +67,11 @@ def cascade_costs(
 
 
 class CascadeResult(NamedTuple):
-    """How a cascade did.
+    """The accuracy and the cost of a cascade.
 
     Attributes:
-        accuracy: Share of images named rightly, in [0, 1].
-        cost: Average cost of an image.
+        accuracy: Share of images classified correctly, in [0, 1].
+        cost: Average cost per image.
         shares: Share of the images that end at each stage.
     """
 

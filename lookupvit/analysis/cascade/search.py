@@ -5,7 +5,7 @@ grid of quantiles. How many images each stage hands on, and what they gain there
 threshold: cumulative histograms over the stages' confidences, so all combinations of a chain cost one pass over the
 images.
 
-Letters: n images, C classes, G thresholds a stage. A size is a compressed grid such as (3, 3).
+Letters: n images, C classes, G thresholds per stage. A size is a compressed grid such as (3, 3).
 """
 
 from collections.abc import Callable, Iterator
@@ -22,13 +22,13 @@ from lookupvit.checks import check_choice
 
 @dataclass
 class _Table:
-    """One chain at all its thresholds: images named rightly and average cost, `(G_1, ..., G_k)`.
+    """One chain at all its thresholds: images classified correctly and average cost, `(G_1, ..., G_k)`.
 
     Attributes:
         cascade: The chain; its thresholds are placeholders.
         thresholds: Those of each axis.
-        right: Images named rightly, whole numbers in float64, so that equals are equal.
-        cost: Average cost of an image.
+        right: Images classified correctly, whole numbers in float64, so that equals are equal.
+        cost: Average cost per image.
     """
 
     cascade: Cascade

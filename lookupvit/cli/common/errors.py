@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from lookupvit.trust import printable
 from lookupvit.writing import causes
 
-# What a user can cause and mend. Anything else is a bug and keeps its traceback.
+# Errors that a user can cause and mend. Any other error is a bug and keeps its traceback.
 USER_ERRORS = (
     ValueError,
     OSError,  # a path or a disk
@@ -22,10 +22,10 @@ USER_ERRORS = (
     OmegaConfBaseException,
 )
 
-# What Lightning's loggers say of a package that they need.
+# Lightning's messages where a logger's package is not installed.
 _NOT_INSTALLED = r"Requirement '?([\w.-]+).*not met|`([\w.-]+)` logger which is not installed"
 _OF_DISK = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG)
-# What libraries say without a remedy.
+# Messages of libraries that name no remedy, and one that does.
 _ANSWERS = (
     (
         r"No supported gpu backend found|CUDAAccelerator.* can not run on your system",

@@ -58,28 +58,28 @@ def _merge(so_far: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
 
     A file that names another class begins anew.
     """
-    found = {}
+    merged = {}
     for key, value in content.items():
-        before = so_far.get(key)
-        if not isinstance(value, dict) or not isinstance(before, dict) or _other_class(before, value):
+        earlier = so_far.get(key)
+        if not isinstance(value, dict) or not isinstance(earlier, dict) or _other_class(earlier, value):
             so_far[key] = value
         else:
-            so_far[key] = dict(before)
+            so_far[key] = dict(earlier)
             inner = _merge(so_far[key], value)
             if key == "init_args":
                 mappings = {
                     name: so_far[key][name]
                     for name, item in value.items()
-                    if isinstance(item, dict) and "class_path" not in item and isinstance(before.get(name), dict)
+                    if isinstance(item, dict) and "class_path" not in item and isinstance(earlier.get(name), dict)
                 }
                 inner = {**inner, **mappings}
             if inner:
-                found[key] = inner
-    return found
+                merged[key] = inner
+    return merged
 
 
-def _other_class(before: dict[str, Any], now: dict[str, Any]) -> bool:
-    names = [str(mapping["class_path"]).rpartition(".")[2] for mapping in (before, now) if "class_path" in mapping]
+def _other_class(earlier: dict[str, Any], later: dict[str, Any]) -> bool:
+    names = [str(mapping["class_path"]).rpartition(".")[2] for mapping in (earlier, later) if "class_path" in mapping]
     return len(set(names)) > 1
 
 

@@ -1,4 +1,4 @@
-"""What `lookupvit sweep` scores: models out of checkpoints, and the data that each was trained on."""
+"""Models from checkpoints, and the data that each was trained on."""
 
 import argparse
 import json

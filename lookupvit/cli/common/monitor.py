@@ -1,4 +1,4 @@
-"""What the best checkpoint is chosen by: the monitored figure and the file's name follow the task."""
+"""The metric by which the best checkpoint is chosen, and the name of its file: both follow the task."""
 
 from importlib import import_module
 from pathlib import Path
@@ -11,14 +11,14 @@ from lookupvit.tasks.base import Task
 
 
 def defaults(task: type[Task]) -> dict[str, str]:
-    """Options of `checkpoint` for a task: its own figure, and whether more of it is better."""
+    """Defaults of `--checkpoint.*` for a task: its metric, and whether higher is better."""
     key, mode = task.monitor
     name = f"epoch{{epoch:03d}}-{key.rpartition('/')[2]}_{{{key}:.4f}}"
     return {"checkpoint.monitor": key, "checkpoint.mode": mode, "checkpoint.filename": name}
 
 
 def task_of(args: list[str]) -> type[Task]:
-    """The task that arguments name, in options or configuration files, the last one counting; `Task` if none does."""
+    """The task that the arguments name, in options or configuration files; the last one counts, `Task` if none does."""
     found: Any = None
     for place, arg in enumerate(args):
         option, given, value = arg.partition("=")
@@ -33,13 +33,13 @@ def task_of(args: list[str]) -> type[Task]:
     if task is None and module:
         try:
             task = getattr(import_module(module), name, None)
-        except ImportError:  # the parser says it better
+        except ImportError:  # the parser has a better message
             task = None
     return task if hasattr(task, "monitor") else Task
 
 
 def _mapping(config: str) -> dict[str, Any]:
-    """A configuration, given as a file or as itself; empty where the parser has to complain."""
+    """A configuration, given as a file or as itself; empty where the parser will report a mistake."""
     try:
         text = config if config.lstrip().startswith("{") else Path(config).read_text(encoding="utf-8")
         content = yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""The folder of a run, OUTPUT_DIR/NAME/version_K: which one, made by nobody else, and locked while the run goes on."""
+"""The folder of a run, OUTPUT_DIR/NAME/version_K: its choice, and its lock while the run goes on."""
 
 import contextlib
 from pathlib import Path
@@ -69,7 +69,7 @@ def lock(folder: Path) -> FileLock | None:
     """Locks the folder that `last.ckpt` is written to; the system takes the lock from a process that dies.
 
     Returns:
-        The lock, to be released; None on a rank other than 0, and where the file system has no locks, which is said.
+        The lock, to be released; None on a rank other than 0, and, with a message, where the file system has no locks.
 
     Raises:
         ValueError: If another process has it.

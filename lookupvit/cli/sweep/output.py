@@ -1,4 +1,4 @@
-"""What `lookupvit sweep` leaves behind: tables, CSV, JSON, pictures, cascades, TensorBoard."""
+"""The output of `lookupvit sweep`: tables, CSV, JSON, pictures, cascades, TensorBoard."""
 
 import json
 import re
@@ -221,7 +221,7 @@ def _cascade_table(found: Found) -> Table:
 def _contrast_table(contrasts: list[Contrast]) -> Table:
     seeds = contrasts[0].seeds
     table = new_table(
-        f"one model for all sizes against one model for each size, top-1 %, seeds {', '.join(map(str, seeds))}",
+        f"one model for all sizes against one model per size, top-1 %, seeds {', '.join(map(str, seeds))}",
         ("size", "all sizes", "this size", "difference", "error"),
         caption="mean ± standard deviation over the seeds; error: standard error of the difference that the choice of "
         "images alone brings. Every model was trained for the same number of epochs",

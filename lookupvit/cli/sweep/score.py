@@ -1,4 +1,4 @@
-"""The sweep itself: one pass over the data for all models and sizes, then their times and memory in turn."""
+"""Scores all models and sizes in one pass over the data, then measures their times and memory in turn."""
 
 import json
 from dataclasses import dataclass, field
@@ -25,12 +25,12 @@ Logits = dict[str, dict[Size | None, Tensor]]
 
 @dataclass
 class Found:
-    """What a sweep found.
+    """The results of a sweep.
 
     Attributes:
-        rows: One a model, image size and compressed size.
-        images: Number scored.
-        studies: Of cascades.
+        rows: One row per model, image size and compressed size.
+        images: Number of scored images.
+        studies: Studies of cascades.
         logits: `(n, C)` by label and size, at the last image size.
         targets: By label, `(n,)`, at the last image size.
     """
@@ -61,7 +61,7 @@ def score(
         img_sizes: Pixels; None for those of the data.
         split: "test" or "val".
         limit: Images to score; None for all.
-        batch: Images a call when throughput and memory are measured.
+        batch: Images per call when throughput and memory are measured.
         rounds: Of timing.
         device: Where the models are.
         cascades: Labels of the models to study cascades of, where they have two sizes or more.
@@ -69,7 +69,7 @@ def score(
     Raises:
         ValueError: In one line, if models, sizes, images or options do not go together.
     """
-    # Whatever can be wrong is found before the first pass.
+    # Every mistake is found before the first pass.
     plan = []
     for img_size in img_sizes:
         groups: dict[str, list[Loaded]] = {}  # models that see the same images share their decoding

@@ -88,7 +88,7 @@ def sweep(argv: list[str]) -> None:
 
 
 def _write(found: Found, runs: dict, document: dict, stem: Path, console: Console) -> None:
-    """Every output, in the order in which one wants to read it."""
+    """Writes every file, then prints the tables."""
     contrasts = output.contrasts_of(found, runs)
     files = output.write_tables(document, found, contrasts, stem)
     files += output.write_pictures(found, runs, document, stem)
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoints", nargs="*", metavar="CHECKPOINT", help="checkpoints (or folders of runs), LookupViT and ViT"
     )
     text = "compressed sizes; by default those of the checkpoint"
-    parser.add_argument("--sizes", nargs="+", type=as_size, metavar="HxW", help=text)
+    parser.add_argument("--sizes", nargs="+", type=_image_grid, metavar="HxW", help=text)
     parser.add_argument("--img_size", nargs="+", type=as_pixels, metavar="PX", help="image sizes, 48 or 48x64")
     parser.add_argument("--split", choices=("test", "val"), default="test", help="which images are scored")
     parser.add_argument("--limit", type=as_count, metavar="N", help="score N images, spread evenly over the split")
@@ -126,12 +126,14 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--config", metavar="FILE", help="train from this configuration, then sweep what came out")
     training.add_argument("--single", action="store_true", help="one model per size (the default)")
     training.add_argument("--multi", action="store_true", help="one model for all sizes")
-    training.add_argument("--seeds", nargs="+", type=int, default=None, metavar="N", help="one training each; 0")
+    training.add_argument(
+        "--seeds", nargs="+", type=int, default=None, metavar="N", help="one training of each per seed (0)"
+    )
     return parser
 
 
 def _split(argv: list[str], parser: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
-    """This command's arguments, and the options of others, which take one value each."""
+    """This command's own arguments, and those of `fit` or the data, which take one value each."""
     known = {option for action in parser._actions for option in action.option_strings}
     own, passed, rest = [], [], list(argv)
     while rest:
@@ -146,7 +148,7 @@ def _split(argv: list[str], parser: argparse.ArgumentParser) -> tuple[list[str],
 
 
 def _data_options(passed: list[str]) -> list[str]:
-    """The options of the data among those of others, with their values."""
+    """The options of the data, with their values."""
     chosen, taking = [], False
     for arg in passed:
         taking = is_data_option(arg) if arg.startswith("--") else taking
@@ -155,7 +157,7 @@ def _data_options(passed: list[str]) -> list[str]:
 
 
 def _check(args: argparse.Namespace, passed: list[str]) -> None:
-    """One line for arguments that do not go together; fills in the seeds."""
+    """Refuses arguments that do not go together; sets the default seed."""
     if not args.checkpoints and not args.config:
         raise ValueError("nothing to sweep: give checkpoints, or --config BASE.yaml to train first")
     if args.config is None:
@@ -177,3 +179,10 @@ def _check(args: argparse.Namespace, passed: list[str]) -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: no CUDA device is visible; use --device cpu")
     args.seeds = args.seeds or [0]
+
+
+def _image_grid(text: str) -> tuple[int, ...]:
+    size = as_size(text)
+    if len(size) != 2:
+        raise argparse.ArgumentTypeError(f"compressed size {text!r} has {len(size)} axes: images have two, such as 3x3")
+    return size

@@ -46,7 +46,7 @@ def plan(sizes: list[Size], ways: list[str], seeds: list[int]) -> list[Run]:
     Args:
         sizes: Compressed sizes.
         ways: "single" (one model per size), "multi" (one for all sizes), or both.
-        seeds: Each is one training of every kind.
+        seeds: One training of each kind per seed.
     """
     return [Run(size, seed) for seed in seeds for way in ways for size in (sizes if way == "single" else [None])]
 
@@ -62,7 +62,7 @@ def train(
         sizes: Of the model of all sizes.
         output: Folder of the runs.
         options: Of `fit`, handed to every run.
-        console: For what is going on.
+        console: Where progress is printed.
 
     Returns:
         The finished trainings, in the order of `runs`.
@@ -75,12 +75,12 @@ def train(
 
 
 def _own_options(run: Run, sizes: list[Size]) -> list[str]:
-    """What makes a run this one; it stands after the user's options and wins."""
+    """The options that make a run this one; they follow the user's options, so they win."""
     options = ["--seed_everything", str(run.seed)]
     if run.size is None:
         listed = json.dumps([list(size) for size in sizes])
         return [*options, "--model.compressed_sizes", listed, "--model.compressed_size", "null"]
-    # What teaches one model many sizes is not for a model of one.
+    # Options that train one model at many sizes have no place in a model of one size.
     off = {"sandwich": "false"}
     for name in ("compressed_sizes", *_MULTI_ONLY):
         options += [f"--model.{name}", off.get(name, "null")]
@@ -88,7 +88,7 @@ def _own_options(run: Run, sizes: list[Size]) -> list[str]:
 
 
 def _try_model(settings: dict[str, Any], sizes: list[Size]) -> None:
-    """Builds the model of all sizes once, so that a size that does not fit is found now and not after an hour."""
+    """Builds the model of all sizes once, so that a size that does not fit is found before any training."""
     module, _, name = settings["model.class_path"].rpartition(".")
     given = {key.removeprefix("model."): value for key, value in settings.items() if key.startswith("model.")}
     arguments = {key: value for key, value in given.items() if key != "class_path" and not key.startswith("args.")}
