@@ -10,14 +10,12 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.captions.index import Captioned
 from datamodules.captions.tokenizer import Tokenizer
 from datamodules.images.folder import ImagesToPredict, LabelledImages
-from datamodules.images.transforms import Pipeline
-from datamodules.loading.resumable import training_loader
-from datamodules.loading.workers import default_workers, leave_signals
+from datamodules.images.transforms import Pipeline, without_corrupt
 
 
 class Features(Protocol):
@@ -116,13 +114,7 @@ class CollateCaptions:
 
     def __call__(self, samples: Sequence[tuple[Any, ...] | None]) -> tuple[Any, ...]:
         """Samples to a batch; `ValueError` if nothing is left of them."""
-        kept = [sample for sample in samples if sample is not None]
-        if not kept:
-            raise ValueError(
-                f"every one of the {len(samples)} images of a batch is corrupt (each was named in a warning); "
-                "repair the data set or set a larger data.batch_size"
-            )
-        images, *items = (list(column) for column in zip(*kept, strict=True))
+        images, *items = (list(column) for column in zip(*without_corrupt(samples), strict=True))
         batch = torch.stack(images) if self.pipeline is None else self.pipeline.stack(images)
         if self.tokenizer is not None:
             return (batch, *self.tokenizer.pad(items[0]))
@@ -151,45 +143,3 @@ def numbered(paths: Sequence[str]) -> list[tuple[str, tuple[int, str]]]:
     if len(set(ids)) < len(paths):
         ids = list(range(len(paths)))
     return [(path, (number, path)) for path, number in zip(paths, ids, strict=True)]
-
-
-def make_loader(
-    dataset: Dataset,
-    collate: CollateCaptions,
-    batch_size: int,
-    training: bool,
-    drop_last: bool,
-    workers: int | None,
-    persistent: bool,
-    trainer: Any = None,
-) -> DataLoader:
-    """A loader for one device.
-
-    Args:
-        dataset: Captioned or numbered images.
-        collate: Makes the batches.
-        batch_size: Images a batch.
-        training: The order is drawn anew each epoch, and a resumed run goes on at any batch.
-        drop_last: Leave out the last, smaller batch in training.
-        workers: Loader processes; None = this machine's cores divided by its devices, at most 16.
-        persistent: Keep the loader processes between epochs.
-        trainer: Lightning's Trainer, which knows the devices; None: one.
-
-    Raises:
-        ValueError: If the data do not fill one batch and nothing is left of them.
-    """
-    if workers is None:
-        workers = default_workers(trainer)
-    persistent = persistent and workers > 0
-    if training:
-        own = {"trainer": trainer, "num_workers": workers, "drop_last": drop_last}
-        return training_loader(dataset, batch_size, collate, persistent_workers=persistent, **own)
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=leave_signals,
-        pin_memory=torch.cuda.is_available(),
-        persistent_workers=persistent,
-    )

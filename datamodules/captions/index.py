@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from datamodules.images.folder import what_is_there
+from datamodules.loading.files import what_is_there
 from datamodules.loading.untrusted import inside, parse_json
 
 LAYOUTS = ("auto", "karpathy", "2017", "2014")

@@ -5,17 +5,15 @@ What is drawn is in ``motion_clips``; here it is written, and read back like any
 
 import csv
 import json
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
-from rich.progress import track
 
 from datamodules.demos.motion_clips import CLASSES, draw_clip
-from datamodules.loading.untrusted import check_may_write
+from datamodules.demos.rendering import Rendered, progress, render_once, samples_of
 from datamodules.video.datamodule import VideoDataModule
 from datamodules.video.kinetics import KineticsDataModule
 from datamodules.video.listing import VideoList
@@ -81,47 +79,25 @@ def render_motion(
     root = Path(root).expanduser()
     if layout not in LAYOUTS:
         raise ValueError(f"unknown data.layout {layout!r}: valid: {', '.join(LAYOUTS)}")
-    wanted = {"version": _VERSION, "layout": layout, "seed": seed, "train_per_class": train_per_class}
-    wanted |= {"val_per_class": val_per_class, "size": size, "frames": frames}
+    arguments = {"version": _VERSION, "layout": layout, "seed": seed, "train_per_class": train_per_class}
+    arguments |= {"val_per_class": val_per_class, "size": size, "frames": frames}
     if min(train_per_class, val_per_class, size, frames) < 1 or size % 2:
-        raise ValueError(f"the motion demo needs positive numbers and an even size, got {wanted}")
-    if (root / _MARKER).is_file():
-        found = json.loads((root / _MARKER).read_text())
-        if found == wanted:
-            return False
-        raise ValueError(
-            f"the motion demo in {str(root)!r} was rendered with {found}, asked for {wanted}; "
-            "remove that folder or set another data.root"
-        )
-    if root.exists() and any(root.iterdir()):
-        raise ValueError(f"{str(root)!r} is not empty and holds no motion demo; set data.root to a new folder")
-    staging = root.with_name(root.name + ".rendering")
-    shutil.rmtree(staging, ignore_errors=True)
-    jobs = [
-        (split, label, number)
-        for split, count in enumerate((train_per_class, val_per_class))
-        for label in range(len(CLASSES))
-        for number in range(count)
-    ]
-    # a number that goes on from class to class would tell the class
-    places = np.random.default_rng(seed).permutation(len(jobs))
-    items = []
-    for (split, label, number), place in track(
-        list(zip(jobs, places.tolist(), strict=True)),
-        description=f"rendering the motion demo into {root}",
-        transient=True,
-    ):
-        path = staging / _file(layout, ("train", "val")[split], CLASSES[label], place, frames)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rng = np.random.default_rng([seed, split, label, number])
-        write_video(path, draw_clip(CLASSES[label], frames, size, rng))
-        items.append((("train", "val")[split], label, place, path.relative_to(staging)))
-    _annotate(staging, layout, items, frames)
-    (staging / _MARKER).write_text(json.dumps(wanted))
-    if root.exists():
-        root.rmdir()
-    staging.rename(root)
-    return True
+        raise ValueError(f"the motion demo needs positive numbers and an even size, got {arguments}")
+
+    def render(folder: Path) -> None:
+        jobs = samples_of(train_per_class, val_per_class, len(CLASSES))
+        # numbers that went on from class to class would tell the class
+        numbers = np.random.default_rng(seed).permutation(len(jobs)).tolist()
+        items = []
+        for job, number in progress(zip(jobs, numbers, strict=True), "the motion demo", root):
+            split, name = ("train", "val")[job[0]], CLASSES[job[1]]
+            path = folder / _file(layout, split, name, number, frames)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, draw_clip(name, frames, size, np.random.default_rng([seed, *job])))
+            items.append((split, job[1], number, path.relative_to(folder)))
+        _annotate(folder, layout, items, frames)
+
+    return render_once(root, _MARKER, arguments, "motion demo", render)
 
 
 def _stem(place: int, frames: int) -> str:
@@ -170,7 +146,7 @@ def _template(label: int) -> str:
     return f"{CLASSES[label].capitalize()} [something]"
 
 
-class MotionDataModule(VideoDataModule):
+class MotionDataModule(Rendered, VideoDataModule):
     """The ten motions of `render_motion`, rendered on first use and then read from their files.
 
     Args:
@@ -191,6 +167,8 @@ class MotionDataModule(VideoDataModule):
         cache: keep the decoded clips in memory (of the default numbers, 165 MB).
         kwargs: as for `VideoDataModule`.
     """
+
+    marker, render = _MARKER, staticmethod(render_motion)
 
     def __init__(
         self,
@@ -217,15 +195,15 @@ class MotionDataModule(VideoDataModule):
             kwargs["short_side"] = (side, side)
         clips = {"num_frames": num_frames, "frame_stride": frame_stride, "img_size": img_size, "cache": cache}
         super().__init__(root, **clips, **views, **kwargs)
-        self._render = {"layout": layout, "train_per_class": train_per_class, "val_per_class": val_per_class}
-        self._render |= {"seed": render_seed, "size": size, "frames": frames}
+        self.render_arguments = {"layout": layout, "train_per_class": train_per_class, "val_per_class": val_per_class}
+        self.render_arguments |= {"seed": render_seed, "size": size, "frames": frames}
 
     @cached_property
     def _inner(self) -> VideoDataModule:
         """The DataModule of the layout: it finds the files."""
-        if self._render["layout"] == "ssv2":
+        if self.render_arguments["layout"] == "ssv2":
             return SSv2DataModule(str(self.root))
-        return KineticsDataModule(str(self.root), layout=self._render["layout"])
+        return KineticsDataModule(str(self.root), layout=self.render_arguments["layout"])
 
     @property
     def classes(self) -> list[str]:
@@ -237,11 +215,3 @@ class MotionDataModule(VideoDataModule):
         if [name.lower().removesuffix(" something") for name in self._inner.classes] != CLASSES:
             raise ValueError(f"the classes of {str(self.root)!r} are not the ten motions: remove that folder")
         return self._inner.list_split(split)
-
-    def prepare_data(self) -> None:
-        """Render the clips, unless they are there, or only others are asked for."""
-        if self.trainer is not None and self.trainer.state.fn == "predict":
-            return
-        if not (self.root / _MARKER).is_file():
-            check_may_write(self, "root")
-        render_motion(self.root, **self._render)

@@ -10,10 +10,10 @@ Letters: ``T`` frames, ``S`` pixels of a side.
 """
 
 import math
-from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
+
+from datamodules.demos.rendering import OVERSAMPLE, coverage, draw_outline
 
 # What moves (place of `_STATE`), and which way round its circle.
 MOTIONS: dict[str, tuple[int, int]] = {
@@ -33,7 +33,6 @@ _STATE = ("x", "y", "size", "angle", "opacity")
 _RADIUS = (0.13, 0.34)  # least and greatest, of the picture's side
 _OPACITY = (0.2, 1.0)
 _TRAVEL = (0.4, 0.8)  # of the circle, over a whole clip
-_OVERSAMPLE = 4  # outlines are drawn this much larger and averaged down
 
 # Outlines in [-1, 1] x [-1, 1], y downwards; none looks the same after less than a full turn.
 _OUTLINES: dict[str, list[tuple[float, float]]] = {
@@ -44,26 +43,16 @@ _OUTLINES: dict[str, list[tuple[float, float]]] = {
 }
 
 
-@cache
-def _oversampled(size: int) -> Image.Image:
-    return Image.new("L", (size * _OVERSAMPLE, size * _OVERSAMPLE))
-
-
 def _mask(outline: str, state: np.ndarray, size: int) -> np.ndarray:
-    """Coverage ``(S, S, 1)`` in 0..1 of an object on a picture whose opposite sides meet."""
-    fine = size * _OVERSAMPLE
-    canvas = _oversampled(size).copy()
-    radius = (_RADIUS[0] + (_RADIUS[1] - _RADIUS[0]) * state[2]) * fine
+    """Coverage `(S, S, 1)` in 0..1 of an object on a picture whose opposite sides meet."""
+    side = size * OVERSAMPLE
+    radius = (_RADIUS[0] + (_RADIUS[1] - _RADIUS[0]) * state[2]) * side
     angle = 2 * math.pi * state[3]  # y points down: a growing angle turns clockwise
     turn = radius * np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
-    points = np.asarray(_OUTLINES[outline]) @ turn + state[:2] * fine  # (corners, 2)
-    draw = ImageDraw.Draw(canvas)
-    for dx in (-fine, 0, fine):
-        for dy in (-fine, 0, fine):
-            copy = points + np.array([dx, dy])
-            if (copy.max(axis=0) > 0).all() and (copy.min(axis=0) < fine).all():
-                draw.polygon([tuple(point) for point in copy], fill=255)
-    return np.asarray(canvas.reduce(_OVERSAMPLE), np.float32)[..., None] / 255
+    points = np.asarray(_OUTLINES[outline]) @ turn + state[:2] * side  # (corners, 2)
+    copies = [points + np.array([dx, dy]) for dx in (-side, 0, side) for dy in (-side, 0, side)]
+    visible = [copy for copy in copies if (copy.max(axis=0) > 0).all() and (copy.min(axis=0) < side).all()]
+    return coverage(draw_outline(side, visible))
 
 
 def states(name: str, frames: int, rng: np.random.Generator) -> np.ndarray:

@@ -2,21 +2,18 @@
 
 import json
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
-from rich.progress import track
+from PIL import Image
 
 from datamodules.captions.coco import COCOCaptionsDataModule
+from datamodules.demos.rendering import OVERSAMPLE, Rendered, coverage, draw_outline, progress, render_once
 from datamodules.demos.scene_language import check_caption, describe, draw_scene
-from datamodules.loading.untrusted import check_may_write
 
 _MARKER = "scenes.json"
 _VERSION = 3  # of drawing and language; raise it when either changes
-_OVERSAMPLE = 4  # outlines are drawn this much larger and averaged down
 _RGB = {
     "red": (215, 45, 40),
     "green": (45, 170, 60),
@@ -52,13 +49,10 @@ def render_scene(scene: dict[str, Any], rng: np.random.Generator) -> Image.Image
     )
     picture = np.asarray(clouds, np.float32)  # (size, size, 3)
     for item in scene["objects"]:
-        fine = size * _OVERSAMPLE
-        mask = Image.new("L", (fine, fine))
         tilt = rng.uniform(-0.12, 0.12)  # radians, 7 degrees either way
         turn = item["radius"] * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
-        points = (np.asarray(_OUTLINES[item["shape"]]) @ turn + (item["x"], item["y"])) * _OVERSAMPLE
-        ImageDraw.Draw(mask).polygon([tuple(point) for point in points], fill=255)
-        cover = np.asarray(mask.reduce(_OVERSAMPLE), np.float32)[..., None] / 255  # (size, size, 1)
+        points = (np.asarray(_OUTLINES[item["shape"]]) @ turn + (item["x"], item["y"])) * OVERSAMPLE
+        cover = coverage(draw_outline(size * OVERSAMPLE, [points]))  # (size, size, 1)
         shade = np.asarray(_RGB[item["colour"]]) * rng.uniform(0.85, 1.05)
         picture = picture * (1 - cover) + shade * cover
     picture = picture + rng.normal(0, 4, picture.shape)
@@ -87,42 +81,30 @@ def render_scenes(
         ValueError: If the folder holds something else, or a number is too small.
     """
     root = Path(root).expanduser()
-    wanted = {"version": _VERSION, "seed": seed, "train_images": train_images, "val_images": val_images, "size": size}
+    arguments = {"version": _VERSION, "seed": seed, "train_images": train_images, "val_images": val_images}
+    arguments["size"] = size
     if min(train_images, val_images) < 1 or size < 32:
-        raise ValueError(f"the scenes need an image of each split and 32 pixels at least, got {wanted}")
-    if (root / _MARKER).is_file():
-        found = json.loads((root / _MARKER).read_text())
-        if found == wanted:
-            return False
-        raise ValueError(
-            f"the scenes in {str(root)!r} were rendered with {found}, asked for {wanted}; "
-            "remove that folder or set another data.root"
-        )
-    if root.exists() and any(root.iterdir()):
-        raise ValueError(f"{str(root)!r} is not empty and holds no scenes; set data.root to a new folder")
-    staging = root.with_name(root.name + ".rendering")
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / "annotations").mkdir(parents=True)
-    for split, (name, count) in enumerate((("train2017", train_images), ("val2017", val_images))):
-        (staging / name).mkdir()
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number in track(range(count), description=f"rendering {name} into {root}", transient=True):
-            rng = np.random.default_rng([seed, split, number])
-            scene, (first, second, relation) = draw_scene(size, rng)
-            image_id = number + 1 + split * train_images
-            file_name = f"{image_id:012d}.jpg"
-            render_scene(scene, rng).save(staging / name / file_name, quality=92, subsampling=0)
-            images.append({"id": image_id, "file_name": file_name, "height": size, "width": size, "scene": scene})
-            for caption in describe(scene, first, second, relation):
-                annotations.append({"id": len(annotations) + 1, "image_id": image_id, "caption": caption})
-        file = staging / "annotations" / f"captions_{name}.json"
-        file.write_text(json.dumps({"images": images, "annotations": annotations}))
-    (staging / _MARKER).write_text(json.dumps(wanted))
-    if root.exists():
-        root.rmdir()
-    staging.rename(root)
-    return True
+        raise ValueError(f"the scenes need an image of each split and 32 pixels at least, got {arguments}")
+
+    def render(folder: Path) -> None:
+        (folder / "annotations").mkdir()
+        for split, (name, count) in enumerate((("train2017", train_images), ("val2017", val_images))):
+            (folder / name).mkdir()
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            for number in progress(range(count), name, root):
+                rng = np.random.default_rng([seed, split, number])
+                scene, (first, second, relation) = draw_scene(size, rng)
+                image_id = number + 1 + split * train_images
+                file_name = f"{image_id:012d}.jpg"
+                render_scene(scene, rng).save(folder / name / file_name, quality=92, subsampling=0)
+                images.append({"id": image_id, "file_name": file_name, "height": size, "width": size, "scene": scene})
+                for caption in describe(scene, first, second, relation):
+                    annotations.append({"id": len(annotations) + 1, "image_id": image_id, "caption": caption})
+            file = folder / "annotations" / f"captions_{name}.json"
+            file.write_text(json.dumps({"images": images, "annotations": annotations}))
+
+    return render_once(root, _MARKER, arguments, "scenes", render)
 
 
 def load_scenes(root: str | Path, split: str = "val") -> dict[int, dict[str, Any]]:
@@ -141,7 +123,7 @@ def load_scenes(root: str | Path, split: str = "val") -> dict[int, dict[str, Any
     return {image["id"]: image["scene"] for image in json.loads(file.read_text())["images"]}
 
 
-class ScenesDataModule(COCOCaptionsDataModule):
+class ScenesDataModule(Rendered, COCOCaptionsDataModule):
     """The scenes of `render_scenes`, rendered on first use and then read from disk.
 
     Args:
@@ -156,6 +138,8 @@ class ScenesDataModule(COCOCaptionsDataModule):
         context_length: tokens of a caption at most.
         kwargs: as for `COCOCaptionsDataModule`.
     """
+
+    marker, render = _MARKER, staticmethod(render_scenes)
 
     def __init__(
         self,
@@ -178,16 +162,9 @@ class ScenesDataModule(COCOCaptionsDataModule):
             context_length=context_length,
             **kwargs,
         )
-        self._render = {"train_images": train_images, "val_images": val_images, "size": size, "seed": render_seed}
+        self.render_arguments = {"train_images": train_images, "val_images": val_images, "size": size}
+        self.render_arguments["seed"] = render_seed
         self._scenes: dict[int, dict[str, Any]] | None = None
-
-    def prepare_data(self) -> None:
-        """Render the scenes, unless they are there, or only other images are asked for."""
-        if self.trainer is not None and self.trainer.state.fn == "predict":
-            return
-        if not (self.root / _MARKER).is_file():
-            check_may_write(self, "root")
-        render_scenes(self.root, **self._render)
 
     def check(self, image_id: int, caption: str) -> str:
         """Whether a caption is true of an image, as `check_caption` says: "" or why not.

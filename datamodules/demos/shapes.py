@@ -3,24 +3,20 @@
 Colour, texture, place, area and tilt are drawn alike for every class, so that only the shape tells the class.
 """
 
-import json
 import math
-import shutil
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
-from rich.progress import track
 
+from datamodules.demos.rendering import OVERSAMPLE, Rendered, coverage, draw_outline, progress, render_once, samples_of
 from datamodules.images.datamodule import ImageFolderDataModule
-from datamodules.loading.untrusted import check_may_write
 
 CLASSES = ["arrow", "circle", "crescent", "cross", "heart", "hourglass", "ring", "square", "star", "triangle"]
 _MARKER = "demo.json"
 _VERSION = 3  # of the drawing; raise it when the pictures change
-_OVERSAMPLE = 4  # outlines are drawn this much larger and averaged down
 
 
 def _circle(radius: float, x: float = 0.0, y: float = 0.0) -> list[tuple[float, float]]:
@@ -65,31 +61,27 @@ _OUTLINES: dict[str, list[list[tuple[float, float]]]] = {
 }
 
 
-def _fill(name: str, place: np.ndarray, centre: np.ndarray, size: int) -> Image.Image:
-    """The outline of a shape, turned and scaled by ``place`` (2, 2), in white on a black square of ``size`` pixels."""
-    canvas = Image.new("L", (size, size))
-    for outline, fill in zip(_OUTLINES[name], (255, 0), strict=False):
-        points = np.asarray(outline) @ place + centre
-        ImageDraw.Draw(canvas).polygon([tuple(point) for point in points], fill=fill)
-    return canvas
+def _fill(name: str, turn: np.ndarray, centre: np.ndarray, side: int) -> Image.Image:
+    """The outline of a shape, turned and scaled by `turn` (2, 2), in white on a black square of `side` pixels."""
+    return draw_outline(side, (np.asarray(outline) @ turn + centre for outline in _OUTLINES[name]), (255, 0))
 
 
 @cache
 def _equal_area(name: str) -> float:
-    """The factor that gives every shape one area, 1.7 radius^2: or else the mean brightness would tell the class."""
-    size = 300
-    coverage = np.asarray(_fill(name, np.eye(2) * size / 3, np.full(2, size / 2), size), float).mean() / 255
-    return math.sqrt(1.7 / (9 * coverage))  # the square is 3 x 3 radii
+    """The factor that gives every shape one area, 1.7 radius^2; otherwise the mean brightness would tell the class."""
+    side = 300
+    share = np.asarray(_fill(name, np.eye(2) * side / 3, np.full(2, side / 2), side), float).mean() / 255
+    return math.sqrt(1.7 / (9 * share))  # the square is 3 x 3 radii
 
 
 def _mask(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Coverage ``(size, size, 1)`` in 0..1 of one shape at a random place, size and tilt."""
-    fine = size * _OVERSAMPLE
+    """Coverage `(size, size, 1)` in 0..1 of one shape at a random place, size and tilt."""
+    fine = size * OVERSAMPLE
     radius = rng.uniform(0.3, 0.38) * fine * _equal_area(name)
     centre = fine / 2 + rng.uniform(-0.04, 0.04, 2) * fine
     tilt = rng.uniform(-0.2, 0.2)  # radians, 11 degrees either way
     turn = radius * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
-    return np.asarray(_fill(name, turn, centre, fine).reduce(_OVERSAMPLE), np.float32)[..., None] / 255
+    return coverage(_fill(name, turn, centre, fine))
 
 
 def _colour(light: bool, rng: np.random.Generator) -> np.ndarray:
@@ -173,42 +165,23 @@ def render_demo(
         ValueError: the folder holds something else, or a size is not positive.
     """
     root = Path(root).expanduser()
-    wanted = {"version": _VERSION, "seed": seed, "train_per_class": train_per_class, "val_per_class": val_per_class}
-    wanted["size"] = size
+    arguments = {"version": _VERSION, "seed": seed, "train_per_class": train_per_class, "val_per_class": val_per_class}
+    arguments["size"] = size
     if min(train_per_class, val_per_class, size) < 1:
-        raise ValueError(f"the demo needs positive numbers of images and pixels, got {wanted}")
-    if (root / _MARKER).is_file():
-        found = json.loads((root / _MARKER).read_text())
-        if found == wanted:
-            return False
-        raise ValueError(
-            f"the demo data in {str(root)!r} was rendered with {found}, asked for {wanted}; "
-            "remove that folder or set another data.root"
-        )
-    if root.exists() and any(root.iterdir()):
-        raise ValueError(f"{str(root)!r} is not empty and holds no demo data; set data.root to a new folder")
-    staging = root.with_name(root.name + ".rendering")
-    shutil.rmtree(staging, ignore_errors=True)
-    jobs = [
-        (split, label, number)
-        for split, count in enumerate((train_per_class, val_per_class))
-        for label in range(len(CLASSES))
-        for number in range(count)
-    ]
-    for split, label, number in track(jobs, description=f"rendering the demo data into {root}", transient=True):
-        folder = staging / ("train", "val")[split] / CLASSES[label]
-        if number == 0:
-            folder.mkdir(parents=True)
-        picture = draw_shape(CLASSES[label], size, np.random.default_rng([seed, split, label, number]))
-        picture.save(folder / f"{number:05d}.jpg", quality=90)
-    (staging / _MARKER).write_text(json.dumps(wanted))
-    if root.exists():
-        root.rmdir()
-    staging.rename(root)
-    return True
+        raise ValueError(f"the demo needs positive numbers of images and pixels, got {arguments}")
+
+    def render(folder: Path) -> None:
+        jobs = samples_of(train_per_class, val_per_class, len(CLASSES))
+        for split, label, number in progress(jobs, "the demo data", root):
+            class_folder = folder / ("train", "val")[split] / CLASSES[label]
+            class_folder.mkdir(parents=True, exist_ok=True)
+            picture = draw_shape(CLASSES[label], size, np.random.default_rng([seed, split, label, number]))
+            picture.save(class_folder / f"{number:05d}.jpg", quality=90)
+
+    return render_once(root, _MARKER, arguments, "demo data", render)
 
 
-class DemoDataModule(ImageFolderDataModule):
+class DemoDataModule(Rendered, ImageFolderDataModule):
     """The ten shapes of `render_demo`, rendered on first use and then read from disk.
 
     Args:
@@ -224,6 +197,8 @@ class DemoDataModule(ImageFolderDataModule):
         cache: decode all images once into memory.
         kwargs: as for `ImageFolderDataModule`.
     """
+
+    marker, render = _MARKER, staticmethod(render_demo)
 
     def __init__(
         self,
@@ -248,16 +223,8 @@ class DemoDataModule(ImageFolderDataModule):
             cache=cache,
             **kwargs,
         )
-        self._render = {"train_per_class": train_per_class, "val_per_class": val_per_class, "size": size}
-        self._render["seed"] = render_seed
+        self.render_arguments = {"train_per_class": train_per_class, "val_per_class": val_per_class, "size": size}
+        self.render_arguments["seed"] = render_seed
 
     def _known_classes(self) -> list[str] | None:
         return CLASSES
-
-    def prepare_data(self) -> None:
-        """Render the images, unless they are there, or only others are asked for."""
-        if self.trainer is not None and self.trainer.state.fn == "predict":
-            return
-        if not (self.root / _MARKER).is_file():
-            check_may_write(self, "root")
-        render_demo(self.root, **self._render)

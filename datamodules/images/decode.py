@@ -12,6 +12,7 @@ from torchvision.transforms.v2 import functional as F
 
 from datamodules.loading.retry import with_retries
 from datamodules.loading.untrusted import FORMATS, check_pixels
+from datamodules.loading.workers import OneLineError
 
 # torchvision applies the EXIF orientation of JPEG and PNG only; every other format goes to PIL, which applies all.
 _FAST_EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -21,13 +22,8 @@ _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _UNDECODABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-class CorruptImageError(ValueError):
+class CorruptImageError(OneLineError):
     """An image that cannot be decoded; its text is one line that names the file and the remedy."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader worker raises again with its whole traceback as the text; the last line of that is ours.
-        last_line = message.strip().rsplit("\n", 1)[-1]
-        super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 def decode_rgb(path: str | os.PathLike) -> Tensor:

@@ -3,7 +3,6 @@
 Letters: ``H, W`` height and width of one image, ``n`` images of a data set.
 """
 
-import glob
 import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
@@ -16,6 +15,7 @@ from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from datamodules.images.decode import CorruptImageError, decode_bytes, decode_rgb
+from datamodules.loading.files import find_files, what_is_there
 from datamodules.loading.unreadable import READ_ERRORS, unreadable
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "decode_rgb",
     "find_class_folders",
     "find_images",
-    "what_is_there",
 ]
 
 EXTENSIONS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
@@ -54,17 +53,6 @@ def find_class_folders(directory: str | os.PathLike) -> list[str]:
             f"e.g. {directory.name}/n01440764/*.JPEG"
         )
     return classes
-
-
-def what_is_there(directory: Path) -> str:
-    """One phrase for an error: what a folder holds, or that it is missing itself."""
-    if not directory.is_dir():
-        return f"{str(directory)!r} does not exist either"
-    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in os.scandir(directory))
-    if not names:
-        return f"{str(directory)!r} is empty"
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"{str(directory)!r} holds {', '.join(names[:5])}{more}"
 
 
 class _ImageSamples:
@@ -253,20 +241,4 @@ def find_images(path: str | os.PathLike) -> list[str]:
         FileNotFoundError: nothing is there.
         ValueError: the folder or the glob holds no image.
     """
-    text = os.path.expanduser(os.fspath(path))
-    if os.path.isfile(text):
-        return [text]
-    if os.path.isdir(text):
-        wanted = is_image_in(text)
-        found = [str(file) for file in Path(text).rglob("*") if file.is_file()]
-        found = [file for file in found if wanted(file) or not file.lower().endswith(EXTENSIONS)]
-    elif glob.has_magic(text):
-        found = [file for file in glob.glob(text, recursive=True) if os.path.isfile(file)]
-    else:
-        raise FileNotFoundError(
-            f"no such image or folder: {text!r}; give an image, a folder or a glob such as 'a/*.jpg'"
-        )
-    images = sorted(file for file in found if file.lower().endswith(EXTENSIONS))
-    if not images:
-        raise ValueError(f"no images in {text!r}: {len(found)} other files; expected names with {' '.join(EXTENSIONS)}")
-    return images
+    return find_files(path, EXTENSIONS, "image", "a/*.jpg")

@@ -81,7 +81,7 @@ class ImageNetDataModule(ImageFolderDataModule):
                 f"{str(self.root / split)!r} holds {len(samples)} images, but the ground truth has {len(wnids)} lines; "
                 "unpack the validation archive again"
             )
-        return LabelledImages(samples, self._transform(training).sample, self.skip_corrupt, self.excluded)
+        return LabelledImages(samples, self.pipeline(training).sample, self.skip_corrupt, self.excluded)
 
     def _find_devkit(self, split: str) -> Path:
         places = [Path(self.devkit).expanduser()] if self.devkit else [self.root / "ILSVRC2012_devkit_t12", self.root]

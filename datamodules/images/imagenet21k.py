@@ -9,7 +9,8 @@ from torch.utils.data import Dataset
 from torchvision.datasets.folder import make_dataset
 
 from datamodules.images.datamodule import ImageFolderDataModule
-from datamodules.images.folder import LabelledImages, find_class_folders, is_image_in, what_is_there
+from datamodules.images.folder import LabelledImages, find_class_folders, is_image_in
+from datamodules.loading.files import what_is_there
 
 # What timm calls the list of each subset; the number of its classes is in the name's comment.
 _LISTS = {
@@ -85,4 +86,4 @@ class ImageNet21kDataModule(ImageFolderDataModule):
             raise ValueError(f"no images in {len(empty)} class folders, {str(where)!r} for one: {what_is_there(where)}")
         if not samples:
             raise ValueError(f"no class of data.subset={self.subset} in {str(folder)!r}: {what_is_there(folder)}")
-        return LabelledImages(samples, self._transform(training).sample, self.skip_corrupt, self.excluded)
+        return LabelledImages(samples, self.pipeline(training).sample, self.skip_corrupt, self.excluded)

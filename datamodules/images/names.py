@@ -64,6 +64,44 @@ def mapped_names(folders: Sequence[str], file: str) -> list[str]:
     return result
 
 
+class NumberedClasses:
+    """The classes of a DataModule and their number; for multiple inheritance.
+
+    Attributes:
+        classes: Names of the classes on disk, in the order of their indices.
+    """
+
+    classes: list[str]
+    _num_classes: int | None  # as given; None: count
+
+    @property
+    def num_classes(self) -> int:
+        """The number given, else the number of classes on disk."""
+        return len(self.classes) if self._num_classes is None else self._num_classes
+
+    @property
+    def class_names(self) -> list[str]:
+        """Readable class names, in the order of the indices."""
+        return readable_names(self.classes)
+
+    def check_num_classes(self, root: object, what: str = "classes") -> None:
+        """Compares the number given with the data.
+
+        Args:
+            root: Where the data lie, for the error.
+            what: What a class is on disk, for the error.
+
+        Raises:
+            ValueError: One line that names both numbers.
+        """
+        count = len(self.classes)
+        if self._num_classes not in (None, count):
+            raise ValueError(
+                f"data.num_classes is {self._num_classes}, but {str(root)!r} has {count} {what} "
+                f"({', '.join(self.classes[:3])}, ...); set data.num_classes={count} or check data.root"
+            )
+
+
 def _is_wnid(folder: str) -> bool:
     return len(folder) == 9 and folder[0] == "n" and folder[1:].isdigit()
 

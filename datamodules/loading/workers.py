@@ -1,4 +1,4 @@
-"""Loader processes: how many, what they do with signals, and the error of one that died."""
+"""Loader processes: how many, what they do with signals, and the errors that come out of them."""
 
 import os
 import signal
@@ -11,15 +11,27 @@ _MAX_DEFAULT_WORKERS = 16
 _MAX_WATCHED = 256  # loader processes of one rank
 
 
+class OneLineError(ValueError):
+    """An error of one line, which keeps its line when it leaves a loader process.
+
+    A DataLoader raises a worker's error again with the worker's whole traceback as its text, of which the last line is
+    the message.
+    """
+
+    def __init__(self, message: str) -> None:
+        last_line = message.strip().rsplit("\n", 1)[-1]
+        super().__init__(last_line.removeprefix(f"{type(self).__module__}.{type(self).__name__}: "))
+
+
 class WorkerDiedError(ValueError):
-    """A loader process that was killed (out of memory, a crash in a decoder); names the file that it read."""
+    """A loader process was killed (out of memory, a crash in a decoder); the text names the file that it read."""
 
 
 class Watched:
-    """A data set that remembers which sample each loader process is at, should it die there."""
+    """A data set that remembers which sample each loader process reads, in case the process dies there."""
 
     def __init__(self) -> None:
-        # Shared memory: the process of each worker, and its sample.
+        # In shared memory, one row per worker: its process id and its sample.
         self._reading = torch.full((_MAX_WATCHED, 2), -1, dtype=torch.int64).share_memory_()
 
     def now_reading(self, index: int) -> None:
@@ -28,13 +40,34 @@ class Watched:
             self._reading[worker.id, 0], self._reading[worker.id, 1] = os.getpid(), index
 
     def last_read_by(self, process: int) -> int | None:
-        """Index of the sample that a loader process was at; None of another process."""
+        """Index of the sample that a loader process was reading; None for any other process."""
         rows = (self._reading[:, 0] == process).nonzero().flatten().tolist()
         return int(self._reading[rows[0], 1]) if rows else None
 
 
+def worker_options(
+    num_workers: int | None, trainer: Any = None, persistent_workers: bool = False, prefetch_factor: int | None = None
+) -> dict[str, Any]:
+    """The arguments of a DataLoader that concern its processes.
+
+    Args:
+        num_workers: Loader processes; None = this machine's cores divided by its devices, at most 16.
+        trainer: Lightning's Trainer, which knows the devices; None = one.
+        persistent_workers: Keep the processes between epochs.
+        prefetch_factor: Batches that each process prepares ahead; None = torch's default.
+    """
+    workers = default_workers(trainer) if num_workers is None else num_workers
+    return {
+        "num_workers": workers,
+        "persistent_workers": persistent_workers and workers > 0,  # torch refuses both without workers
+        "prefetch_factor": prefetch_factor if workers > 0 else None,
+        "worker_init_fn": leave_signals,
+        "pin_memory": torch.cuda.is_available(),
+    }
+
+
 def leave_signals(worker: int) -> None:
-    """For ``worker_init_fn``: lets a loader process outlive the signals that a scheduler sends to every process.
+    """For `worker_init_fn`: lets a loader process outlive the signals that a scheduler sends to every process.
 
     The training process decides what they mean; a worker that dies of one would end the run with an error before that.
     """

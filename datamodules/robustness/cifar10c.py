@@ -9,19 +9,18 @@ import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.images.cifar10 import CIFAR10DataModule
 from datamodules.images.folder import ImageFolder
 from datamodules.loading.untrusted import check_may_write
-from datamodules.robustness.corruptions import CORRUPTIONS, corrupt
-from datamodules.robustness.sets import TestSet, TestSets
+from datamodules.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from datamodules.robustness.sets import SeveralTestSets, TestSet
 
-SEVERITIES = (1, 2, 3, 4, 5)
 _BATCH = 500  # images corrupted at a time
 
 
-class CIFAR10CDataModule(CIFAR10DataModule):
+class CIFAR10CDataModule(SeveralTestSets, CIFAR10DataModule):
     """CIFAR-10's test images, clean and under 15 corruptions x 5 severities, in one test.
 
     The folder ``corrupted`` has the layout of the published archive: ``labels.npy`` and one ``CORRUPTION.npy`` each,
@@ -72,32 +71,14 @@ class CIFAR10CDataModule(CIFAR10DataModule):
         for name in track(missing, description=f"corrupting {len(images)} images"):
             _save(self.corrupted / f"{name}.npy", np.concatenate(list(_severities(images, name))))
 
-    @property
-    def test_sets(self) -> list[TestSet]:
-        """What is asked of each set, in the order of the numbers that the test batches carry."""
-        self.setup("test")
-        return self._datasets["test"].sets
-
-    def setup(self, stage: str | None = None) -> None:
-        """Opens the arrays for ``test``; other stages are CIFAR-10's."""
-        if stage != "test":
-            super().setup(stage)
-            return
-        if "test" in self._datasets:
-            return
+    def _find_sets(self) -> Iterator[tuple[TestSet, Dataset]]:
         images, labels = self._pixels()
-        sets, data = [TestSet("cifar10")], [_Arrays(images, labels)]
+        yield TestSet("cifar10"), _Arrays(images, labels)
         for name in self.corruptions:
             array, classes = self._open(name, len(images))
             for severity in self.severities:
                 part = array[(severity - 1) * len(images) : severity * len(images)]
-                sets.append(TestSet("cifar10-c", name, severity))
-                data.append(_Arrays(part, classes))
-        self._datasets["test"] = TestSets(sets, data)
-
-    def test_dataloader(self) -> DataLoader:
-        """Batches ``(images (B, 3, H, W), [targets (B,), sets (B,)])``."""
-        return self._loader("test")
+                yield TestSet("cifar10-c", name, severity), _Arrays(part, classes)
 
     def _pixels(self) -> tuple[Tensor, Tensor]:
         """Test images uint8 `(n, 3, 32, 32)`, and their classes `(n,)`."""

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, rgb_to_grayscale, to_pil_image
 
-from datamodules.robustness.tools import (
+from datamodules.robustness.filters import (
     ZOOM_STEP,
     disk,
     filter_reflect,
@@ -34,6 +34,7 @@ from datamodules.robustness.tools import (
 )
 
 Draws = list[Generator]
+SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def gaussian_noise(x: Tensor, draws: Draws, std: float) -> Tensor:

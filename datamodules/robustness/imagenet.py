@@ -4,19 +4,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.images.folder import EXTENSIONS, LabelledImages, find_class_folders, is_image_in
 from datamodules.images.imagenet import ImageNetDataModule
 from datamodules.images.names import imagenet_wnids
 from datamodules.images.transforms import Pipeline, eval_transform
-from datamodules.robustness.corruptions import CORRUPTIONS
-from datamodules.robustness.sets import TestSet, TestSets
-
-SEVERITIES = (1, 2, 3, 4, 5)
+from datamodules.robustness.corruptions import CORRUPTIONS, SEVERITIES
+from datamodules.robustness.sets import SeveralTestSets, TestSet
 
 
-class ImageNetRobustnessDataModule(ImageNetDataModule):
+class ImageNetRobustnessDataModule(SeveralTestSets, ImageNetDataModule):
     """Every robustness set of ImageNet that is on disk, in one test.
 
     The layouts are those of the archives: ``CORRUPTION/SEVERITY/WNID/*.JPEG`` for -C (also below the folders ``noise``,
@@ -69,31 +67,17 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
         """The model's wnids."""
         return imagenet_wnids() if self._wnids is None else list(self._wnids)
 
-    @property
-    def test_sets(self) -> list[TestSet]:
-        """What is asked of each set, in the order of the numbers that the test batches carry."""
-        self.setup("test")
-        return self._datasets["test"].sets
+    def _find_sets(self) -> list[tuple[TestSet, Dataset]]:
+        sets = list(self._sets_on_disk())
+        if not sets:
+            raise FileNotFoundError(
+                "none of the robustness sets is on disk: looked for "
+                + ", ".join(str(folder) for folder in self.folders.values())
+                + f" and {self.root / self.val_split}; set data.imagenet_c and so on, or data.root"
+            )
+        return sets
 
-    def setup(self, stage: str | None = None) -> None:
-        """Lists the images of every set that is on disk; other stages are ImageNet's."""
-        if stage != "test":
-            super().setup(stage)
-        elif "test" not in self._datasets:
-            found = list(self._found())
-            if not found:
-                raise FileNotFoundError(
-                    "none of the robustness sets is on disk: looked for "
-                    + ", ".join(str(folder) for folder in self.folders.values())
-                    + f" and {self.root / self.val_split}; set data.imagenet_c and so on, or data.root"
-                )
-            self._datasets["test"] = TestSets([one for one, _ in found], [data for _, data in found])
-
-    def test_dataloader(self) -> DataLoader:
-        """Batches ``(images (B, 3, H, W), [targets (B,), sets (B,)])``."""
-        return self._loader("test")
-
-    def _found(self) -> Iterator[tuple[TestSet, Dataset]]:
+    def _sets_on_disk(self) -> Iterator[tuple[TestSet, Dataset]]:
         clean = self._clean()
         if clean is not None:
             yield TestSet("imagenet"), clean
@@ -141,9 +125,9 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
                 data.transform = eval_transform(self.img_size, self.options | {"crop_pct": 1.0}).resize
                 yield TestSet("imagenet-c", name, severity), data
 
-    def _transform(self, training: bool) -> Pipeline:
+    def _build_pipeline(self, training: bool) -> Pipeline:
         """In evaluation each image is resized by itself: one batch holds images of sets that are resized otherwise."""
-        pipeline = super()._transform(training)
+        pipeline = super()._build_pipeline(training)
         if not training:
             pipeline.sample, pipeline.resize = pipeline.resize, None
         return pipeline
@@ -168,4 +152,4 @@ class ImageNetRobustnessDataModule(ImageNetDataModule):
         return self._images(samples), tuple(sorted(index[name] for name in names))
 
     def _images(self, samples: list[tuple[str, int]]) -> LabelledImages:
-        return LabelledImages(samples, self._transform(False).sample, self.skip_corrupt, self.excluded)
+        return LabelledImages(samples, self.pipeline(False).sample, self.skip_corrupt, self.excluded)

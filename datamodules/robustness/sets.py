@@ -3,12 +3,12 @@
 The sets are scored by `lookupvit.metrics.robustness`, which is told what each of them asks for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 ROLES = ("accuracy", "in", "out")
 
@@ -64,3 +64,27 @@ class TestSets(Dataset):
     def skipped(self) -> list[str]:
         """Paths of the corrupt images left out so far."""
         return [path for one in self.data for path in getattr(one, "skipped", ())]
+
+
+class SeveralTestSets:
+    """A DataModule whose test goes through many sets; for multiple inheritance, before an image DataModule."""
+
+    @property
+    def test_sets(self) -> list[TestSet]:
+        """What is asked of each set, in the order of the numbers that the test batches carry."""
+        return self.dataset("test").sets
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens every test set for `test`; the other stages are those of the parent class."""
+        if stage != "test":
+            super().setup(stage)
+        elif "test" not in self._datasets:
+            self._datasets["test"] = TestSets(*zip(*self._find_sets(), strict=True))
+
+    def _find_sets(self) -> Iterable[tuple[TestSet, Dataset]]:
+        """The test sets, at least one."""
+        raise NotImplementedError
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches `(images (B, 3, H, W), [targets (B,), sets (B,)])`."""
+        return self._loader("test")

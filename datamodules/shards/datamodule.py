@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.images.datamodule import MIXING, ImageFolderDataModule
+from datamodules.images.datamodule import ImageFolderDataModule
 from datamodules.images.names import imagenet_wnids, readable_names
-from datamodules.images.transforms import Collate
+from datamodules.images.transforms import Collate, mixing
+from datamodules.loading.datamodule import SPLITS_OF_STAGE, STAGE_OF_SPLIT
 from datamodules.loading.resumable import ResumableLoader, SeededCollate, run_seed
 from datamodules.loading.untrusted import is_address
-from datamodules.loading.workers import default_workers, leave_signals
 from datamodules.shards.plan import Plan, StreamSampler
 from datamodules.shards.shards import INFO, Shards, StreamedImages, read_info, read_split, shard_url
 
@@ -61,13 +61,10 @@ class WebDatasetDataModule(ImageFolderDataModule):
             raise ValueError(f"data.{given[0]} does not work with streamed shards: unset it")
         if shuffle_buffer < 1:
             raise ValueError(f"data.shuffle_buffer must be at least 1, got {shuffle_buffer}")
-        self.url, self.shuffle_buffer = (
-            root if is_address(root) else str(self.root),
-            shuffle_buffer,
-        )
+        self.url, self.shuffle_buffer = root if is_address(root) else str(self.root), shuffle_buffer
         self._info: dict[str, Any] | None = None
-        self._splits: dict[str, Shards] = {}
-        self._read: dict[str, StreamedImages] = {}
+        self._shards: dict[str, Shards] = {}
+        self._streams: dict[str, StreamedImages] = {}
 
     @property
     def info(self) -> dict[str, Any]:
@@ -115,24 +112,19 @@ class WebDatasetDataModule(ImageFolderDataModule):
             )
         splits = self.info["splits"]
         val = self.val_split or ("validation" if "validation" in splits or "val" not in splits else "val")
-        names = {
-            "train": self.train_split,
-            "val": val,
-            "test": self.test_split or ("test" if "test" in splits else val),
-        }
-        needed = {None: ("train", "val", "test"), "fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
-        for name in needed[stage]:
-            self._splits[name] = read_split(self.url, self.info, names[name])
+        test = self.test_split or ("test" if "test" in splits else val)
+        names = {"train": self.train_split, "val": val, "test": test}
+        for name in SPLITS_OF_STAGE[stage]:
+            self._shards[name] = read_split(self.url, self.info, names[name])
 
     def _loader(self, name: str, training: bool = False) -> DataLoader:
         if name == "predict":
             return super()._loader(name)
         split = "train" if name == "bank" else name
-        if split not in self._splits:
-            self.setup({"train": "fit", "val": "validate"}.get(split, split))
-        shards, trainer = self._splits[split], self.trainer
+        if split not in self._shards:
+            self.setup(STAGE_OF_SPLIT.get(split, split))
+        shards, trainer, options = self._shards[split], self.trainer, self._worker_options
         ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
-        workers = default_workers(trainer) if self.num_workers is None else self.num_workers
         batch_size = self.batch_size if training else self.val_batch_size
         shuffled = {"buffer": self.shuffle_buffer, "drop_last": self.drop_last} if training else {}
         plan = Plan(shards.lengths, batch_size, ranks, run_seed(), **shuffled)
@@ -141,22 +133,17 @@ class WebDatasetDataModule(ImageFolderDataModule):
                 f"{len(shards)} images in the shards of {split!r} on {ranks} device(s) do not fill one batch of "
                 f"{batch_size}; set a smaller data.{'' if training else 'val_'}batch_size, or fewer devices"
             )
-        pipeline = self._transform(training)
+        pipeline = self.pipeline(training)
         dataset = StreamedImages(shards, plan, rank, pipeline.sample, self.num_classes, self.skip_corrupt)
-        self._read[name] = dataset
-        mixing = {option: self.options[key] for option, key in MIXING.items()} if training else {}
-        collate = Collate(self.num_classes if training else 0, **mixing, pipeline=pipeline)
+        self._streams[name] = dataset
+        mixed = mixing(self.options) | {"num_classes": self.num_classes} if training else {}
         return ResumableLoader(
             dataset,
-            batch_size=None,  # a batch comes whole
-            sampler=StreamSampler(plan, rank, workers),
-            num_workers=workers,
-            collate_fn=SeededCollate(collate, plan.seed),
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=leave_signals,
-            generator=torch.Generator(),  # else each epoch draws a seed for its workers from the model's
-            persistent_workers=self.persistent_workers and workers > 0,
-            prefetch_factor=self.prefetch_factor if workers > 0 else None,
+            batch_size=None,  # the data set gives whole batches
+            sampler=StreamSampler(plan, rank, options["num_workers"]),
+            collate_fn=SeededCollate(Collate(**mixed, pipeline=pipeline), plan.seed),
+            generator=torch.Generator(),  # otherwise each epoch would draw its workers' seed from the model's generator
+            **options,
         )
 
     def bank_dataloader(self) -> DataLoader:
@@ -166,6 +153,6 @@ class WebDatasetDataModule(ImageFolderDataModule):
     def teardown(self, stage: str | None = None) -> None:
         """Say how many corrupt images were left out, if any."""
         super().teardown(stage)
-        for name, dataset in self._read.items():
+        for name, dataset in self._streams.items():
             if left_out := int(dataset.left_out):
                 warnings.warn(f"{left_out} corrupt images of shards were left out of {name}", stacklevel=2)

@@ -18,7 +18,7 @@ from datamodules.images.decode import CorruptImageError, decode_bytes
 from datamodules.loading.resumable import Key, derived_seed
 from datamodules.loading.retry import TRANSIENT, with_retries
 from datamodules.loading.untrusted import MAX_JSON, MAX_MEMBER, MAX_SHARD, inside, is_address, parse_json
-from datamodules.loading.workers import Watched
+from datamodules.loading.workers import OneLineError, Watched
 from datamodules.shards.plan import Plan
 
 INFO = "_info.json"
@@ -26,12 +26,8 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "gif")
 _ATTEMPTS = 5
 
 
-class CorruptShardError(ValueError):
+class CorruptShardError(OneLineError):
     """A shard that cannot be read, or that is not what ``_info.json`` says; one line that names it."""
-
-    def __init__(self, message: str) -> None:
-        last_line = message.strip().rsplit("\n", 1)[-1]  # as `CorruptImageError`
-        super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 @dataclass(frozen=True)

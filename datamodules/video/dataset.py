@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from datamodules.loading.unreadable import READ_ERRORS, unreadable
+from datamodules.loading.workers import OneLineError
 from datamodules.video.decode import VideoReader, choose_decoder, open_video
 from datamodules.video.index import CorruptVideoError, VideoIndex
 from datamodules.video.sampling import FrameSampler
@@ -26,12 +27,8 @@ _log = logging.getLogger(__name__)
 _NAMED = 20  # bad files in the text of an error
 
 
-class TooManyBadVideosError(ValueError):
+class TooManyBadVideosError(OneLineError):
     """More of the videos are bad than the user allows; one line with the list."""
-
-    def __init__(self, message: str) -> None:
-        last_line = message.strip().rsplit("\n", 1)[-1]  # as `CorruptVideoError`
-        super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
 
 class VideoDataset(Dataset):

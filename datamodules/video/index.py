@@ -10,19 +10,15 @@ import numpy as np
 from av.stream import Discard
 
 from datamodules.loading.untrusted import MAX_FRAME_PIXELS, check_pixels
+from datamodules.loading.workers import OneLineError
 
 _MISSING_SHARE = 0.1  # of the length that the file declares; more than that is missing only in truncated files
 # Of these containers every timestamp is a guess where frames are reordered: they store none.
 _WITHOUT_TIMESTAMPS = ("avi",)
 
 
-class CorruptVideoError(ValueError):
+class CorruptVideoError(OneLineError):
     """A video that cannot be decoded; its text is one line that names the file and the remedy."""
-
-    def __init__(self, message: str) -> None:
-        # A DataLoader worker raises again with its whole traceback as the text; the last line of that is ours.
-        last_line = message.strip().rsplit("\n", 1)[-1]
-        super().__init__(last_line.removeprefix(f"{__name__}.{type(self).__name__}: "))
 
     @classmethod
     def about(cls, path: str, reason: str) -> "CorruptVideoError":

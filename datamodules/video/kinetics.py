@@ -13,7 +13,7 @@ from typing import Any
 
 from pytorchvideo.data.labeled_video_paths import LabeledVideoPaths
 
-from datamodules.images.folder import what_is_there
+from datamodules.loading.files import what_is_there
 from datamodules.video.datamodule import VideoDataModule
 from datamodules.video.listing import EXTENSIONS, VideoList, by_stem, first_there, list_files
 

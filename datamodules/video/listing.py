@@ -3,14 +3,13 @@
 Letters: ``K`` classes, ``n`` videos.
 """
 
-import glob
 import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datamodules.images.folder import what_is_there
+from datamodules.loading.files import find_files, list_files, what_is_there
 
 EXTENSIONS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
@@ -31,8 +30,10 @@ class VideoList:
 
     def without(self, excluded: set[str]) -> "VideoList":
         """The same without some files, given as absolute paths."""
-        kept = [at for at, path in enumerate(self.paths) if os.path.abspath(path) not in excluded]
-        return VideoList([self.paths[at] for at in kept], [self.targets[at] for at in kept], self.missing)
+        if not excluded:
+            return self
+        kept = [place for place, path in enumerate(self.paths) if os.path.abspath(path) not in excluded]
+        return VideoList([self.paths[place] for place in kept], [self.targets[place] for place in kept], self.missing)
 
     def check(self, where: str, max_bad_share: float) -> "VideoList":
         """Itself, with a warning about missing files; ``ValueError`` if too many are missing or nothing is there."""
@@ -62,33 +63,7 @@ def find_videos(path: str | os.PathLike) -> list[str]:
         FileNotFoundError: nothing is there.
         ValueError: the folder or the glob holds no video.
     """
-    text = os.path.expanduser(os.fspath(path))
-    if os.path.isfile(text):
-        return [text]
-    if os.path.isdir(text):
-        found = list_files(text)
-    elif glob.has_magic(text):
-        found = [file for file in glob.glob(text, recursive=True) if os.path.isfile(file)]
-    else:
-        raise FileNotFoundError(
-            f"no such video or folder: {text!r}; give a video, a folder or a glob such as 'a/*.mp4'"
-        )
-    videos = sorted(file for file in found if file.lower().endswith(EXTENSIONS))
-    if not videos:
-        raise ValueError(f"no videos in {text!r}: {len(found)} other files; expected names with {' '.join(EXTENSIONS)}")
-    return videos
-
-
-def list_files(folder: str | os.PathLike) -> list[str]:
-    """All files below a folder, to the bottom; unsorted, and without a call for each file's status.
-
-    What starts with a dot, a file or a folder, is left by a system or a program, and not of the data.
-    """
-    found = []
-    for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [os.path.join(at, name) for name in names if not name.startswith(".")]
-    return found
+    return find_files(path, EXTENSIONS, "video", "a/*.mp4")
 
 
 def by_stem(folder: str | os.PathLike) -> dict[str, str]:

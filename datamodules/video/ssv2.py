@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from datamodules.images.folder import what_is_there
+from datamodules.loading.files import what_is_there
 from datamodules.loading.untrusted import parse_json
 from datamodules.video.datamodule import VideoDataModule
 from datamodules.video.listing import VideoList, by_stem, first_there

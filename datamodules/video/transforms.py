@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.images.transforms import ResizeToCover, change_colours
+from datamodules.images.transforms import Mix, ResizeToCover, change_colours, random_resized_crop
 
 CROPS = (1, 3)
 
@@ -55,11 +55,10 @@ class TrainTransform:
     def __init__(
         self, img_size: tuple[int, int], options: dict[str, Any], short_side: tuple[int, int] | None = None
     ) -> None:
-        mode = v2.InterpolationMode(options["interpolation"])
         if short_side is None:
-            crop = {"scale": options["scale"], "ratio": options["ratio"], "interpolation": mode, "antialias": True}
-            steps: list[v2.Transform] = [v2.RandomResizedCrop(img_size, **crop)]
+            steps = [random_resized_crop(img_size, options)]
         else:
+            mode = v2.InterpolationMode(options["interpolation"])
             low, high = (pixels / min(img_size) for pixels in short_side)
             steps = [CoverJitter(img_size, low, high, mode), v2.RandomCrop(img_size)]
         if options["hflip"]:
@@ -111,32 +110,25 @@ class CollateVideos:
     """Samples -> one batch of clips, mixed where asked for.
 
     Args:
-        num_classes: K of the soft targets.
-        mixup: alpha of MixUp, 0 = off.
-        cutmix: alpha of CutMix, 0 = off (one rectangle for all frames); with both, each batch draws one of them.
-        prob: probability that a batch is mixed.
-
-    Calling it on samples ``(clip, item, ...)`` returns ``(clips (B, ...), items, ...)``: int64 targets ``(B,)`` without
-    mixing, soft float targets ``(B, K)`` with it, a list where items are strings.
+        num_classes: As for `Mix`, like the next three.
+        mixup: Alpha of MixUp.
+        cutmix: Alpha of CutMix, with one rectangle for all frames.
+        prob: Probability that a batch is mixed.
     """
 
     def __init__(self, num_classes: int = 0, mixup: float = 0.0, cutmix: float = 0.0, prob: float = 1.0) -> None:
-        self.num_classes, self.prob = num_classes, prob
-        mixes = [
-            mix(alpha=alpha, num_classes=num_classes)
-            for mix, alpha in ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-            if alpha > 0
-        ]
-        self.mix = v2.RandomChoice(mixes) if mixes else None
+        self.mix = Mix(num_classes, mixup, cutmix, prob)
 
     def __call__(self, samples: list[tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Stack the samples, and mix them."""
+        """Makes a batch of samples `(clip, item, ...)`.
+
+        Returns:
+            Clips `(B, ...)` and items: int64 targets `(B,)` without mixing, soft float targets `(B, K)` with it, a list
+            where items are strings.
+        """
         clips, *items = default_collate(samples)
-        if self.mix is None:
+        if not self.mix:
             return clips, *(list(item) if isinstance(item, tuple) else item for item in items)
-        (targets,) = items
-        if torch.rand(()) >= self.prob:
-            return clips, torch.nn.functional.one_hot(targets, self.num_classes).to(clips.dtype)  # (B,) -> (B, K)
-        # The mixes know 5-D batches as videos only: (B, 3, T, H, W) -> (B, T, 3, H, W), and back.
-        video, targets = self.mix(tv_tensors.Video(clips.transpose(1, 2)), targets)
+        # MixUp and CutMix know 5-D batches as videos only: (B, 3, T, H, W) -> (B, T, 3, H, W), and back.
+        video, targets = self.mix(tv_tensors.Video(clips.transpose(1, 2)), *items)
         return video.as_subclass(Tensor).transpose(1, 2).contiguous(), targets

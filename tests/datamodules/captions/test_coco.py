@@ -82,11 +82,11 @@ def test_karpathys_splits(tmp_path: Path, file: str) -> None:
     folders = "coco" in file
     module = data(karpathy(tmp_path, file, folders))
     module.setup()
-    ids = {name: module._split(name).ids.tolist() for name in ("train", "val", "test")}
+    ids = {name: module.dataset(name).ids.tolist() for name in ("train", "val", "test")}
     plus = 70 if folders else 0
     assert ids == {"train": [plus, plus + 2, plus + 4], "val": [plus + 1], "test": [plus + 3]}
     if folders:  # the images of restval lie in the validation folder
-        assert "val2014" in module._split("train").images.samples[1][0]
+        assert "val2014" in module.dataset("train").images.samples[1][0]
 
 
 def test_one_caption_at_random_and_every_one_in_time(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_order_and_the_captions_follow_from_the_seed(tmp_path: Path) -> None
 def test_a_part_is_held_out(tmp_path: Path) -> None:
     module = data(write_coco(tmp_path), val_fraction=0.4)
     module.setup("fit")
-    train, val = (module._split(name).ids.tolist() for name in ("train", "val"))
+    train, val = (module.dataset(name).ids.tolist() for name in ("train", "val"))
     assert sorted(train + val) == [1, 2, 3, 4, 5] and len(val) == 2
 
 

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from datamodules import CIFAR10CDataModule, ImageNetRobustnessDataModule
 from datamodules.images.cifar10 import CLASSES
 from datamodules.robustness.corruptions import CORRUPTIONS, corrupt
-from datamodules.robustness.tools import disk, gaussian, plasma, zoom
+from datamodules.robustness.filters import disk, gaussian, plasma, zoom
 
 WNIDS = ["n01440764", "n01443537", "n01484850", "n01491361"]
 

@@ -248,7 +248,7 @@ def test_fit_on_shards_and_resume_from_the_command_line(shards: Path, tmp_path: 
 
 def test_images_left_out_of_shards_are_said(tmp_path: Path) -> None:
     data = WebDatasetDataModule(str(tmp_path))
-    data._read = {"train": SimpleNamespace(left_out=2), "val": SimpleNamespace(left_out=0)}
+    data._streams = {"train": SimpleNamespace(left_out=2), "val": SimpleNamespace(left_out=0)}
     with pytest.warns(UserWarning, match="2 corrupt images of shards were left out of train") as said:
         data.teardown()
     assert len(said) == 1
