@@ -109,6 +109,8 @@ def test_configuration_runs_one_step(
         argv += ["--model.compressed_size", "[2, 2, 2]"]
     assert main([*argv, "--trainer.fast_dev_run", "true", "--trainer.accumulate_grad_batches", "1"]) == 0
     assert "global batch" in capsys.readouterr().out
+    for path in re.findall(r"^#.*--data.predict_path \S+?/(\S+)", file.read_text(), re.M):
+        assert list(tmp_path.glob(f"*/{path}")), f"{path} is not among the rendered images"
 
 
 @pytest.mark.parametrize("file", WHOLE, ids=lambda file: file.stem)
