@@ -23,9 +23,9 @@ from lookupvit.callbacks.scores import ScoresFile
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.atomic import AtomicCheckpointIO
 from lookupvit.checkpoints.contents import contents_of
-from lookupvit.cli.common import monitor, run_folder, stored
+from lookupvit.cli.common import monitor, options, run_folder, stored
 from lookupvit.cli.common.callbacks import own_callbacks
-from lookupvit.cli.common.errors import explain
+from lookupvit.cli.common.errors import explain, unwrapped
 from lookupvit.cli.common.includes import expand_includes, join_numbers, option_of
 from lookupvit.tasks.base import Task
 
@@ -97,8 +97,10 @@ class LookupViTCLI(LightningCLI):
         args = expand_includes(join_numbers(args))
         command, rest = args[0], args[1:]
         path = option_of(rest, "ckpt_path")
+        if path == "":
+            raise ValueError("--ckpt_path is empty: give a checkpoint, or last, or best")
         self.resume_last = False
-        if path is None or path in ("last", "best"):
+        if path is None or path in ("last", "best", "hpc") or "://" in path:
             self.config = self._parse(args)
             path = self.config[command].get("ckpt_path")
         if path in ("last", "best"):
@@ -107,12 +109,12 @@ class LookupViTCLI(LightningCLI):
         if path is not None and path != "hpc" and "://" not in path:
             path = find.of_run(path)
             checkpoint = find.load(path)
+            if command == "fit":
+                stored.check_resumable(checkpoint, path)
             self.saved = stored.as_config(checkpoint, (*LINKED, FRAMES), args)
+            if command == "predict":
+                stored.for_prediction(self.saved, checkpoint, rest)
             stored.check_complete(self.saved, path, rest)
-            if command == "predict" and "data" in self.saved:  # there may be no training data to count classes in
-                classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
-                if classes is not None and self.saved["data"]["init_args"].get("num_classes", classes) is None:
-                    self.saved["data"]["init_args"]["num_classes"] = classes
             given = dict(self.saved)
             self.config = self._parse([command, "--config", json.dumps(trust.marked(given)), *rest])
             contents, data = contents_of(checkpoint, path), self.config[command].get("data")
@@ -149,6 +151,7 @@ class LookupViTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Prints what the command line changed."""
         config = self.config[self.subcommand]
+        options.check(config, self.subcommand)
         given = (config.get("model") or {}).get("init_args") or {}
         if config.get("ckpt_path") is not None and given.get("init_from") is not None:
             given["init_from"] = None  # the checkpoint has the weights
@@ -169,10 +172,7 @@ class LookupViTCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:  # the parser wraps what an __init__ raises, bugs too
-                cause = cause.__cause__
-            raise cause from None
+            raise unwrapped(error) from None
         self.datamodule.chosen_by_file = self.chosen_by_file.get("data", set())
         given = self.config[self.subcommand].model.get("init_args") or {}
         for name in LINKED:

@@ -32,6 +32,8 @@ def knn(argv: list[str]) -> None:
     strange = [arg for arg in passed if arg.startswith("--") and not arg.startswith(("--data.", "--data="))]
     if (strange := [arg for arg in strange if arg != "--data"]) or (passed and not passed[0].startswith("--")):
         raise ValueError(f"{(strange or passed)[0]} is no option of knn: it takes its own and --data.* (see --help)")
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit {args.limit} leaves no images: give 1 or more")
     path = Path(args.checkpoint)
     contents = contents_of(find.load(path), path)
     data = data_module(data_config(contents, passed))

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import errno
 import re
+from traceback import walk_tb
 
 from jsonargparse import ArgumentParser
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -86,6 +87,16 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(text.split()))
 
 
+def unwrapped(error: BaseException) -> BaseException:
+    """What an `__init__` raised, bugs too, out of the errors that the parser wraps it in."""
+    while error.__cause__ is not None and error.__traceback__ is not None:
+        frame = list(walk_tb(error.__traceback__))[-1][0]
+        if not frame.f_globals.get("__name__", "").startswith("jsonargparse"):
+            break
+        error = error.__cause__
+    return error
+
+
 def explain(message: str, parser: ArgumentParser | None = None, classes: dict[str, list[str]] | None = None) -> str:
     """The line that is wrong, out of the parser's dump of everything it tried.
 
@@ -136,7 +147,10 @@ def explain(message: str, parser: ArgumentParser | None = None, classes: dict[st
     if found := re.match(r"Expected a dot import path string: (.*)", leaf):
         return f"--{key} {found[1]}: there is no such class or file{_choices(key, classes, found[1])}"
     if found := re.match(r"the following arguments are required: (\S+)", leaf):
-        return f"--{key}.{found[1].rstrip(',')} is missing: {class_path.rpartition('.')[2]} needs it"
+        name = found[1].rstrip(",").rpartition(".")[2]
+        if not class_path:  # of the whole configuration
+            return f"--{name} is missing: give it, or a --config that has it{_choices(name, classes)}"
+        return f"--{key}.{name} is missing: {class_path.rpartition('.')[2]} needs it"
     text = " ".join((leaf if keys else message).split())
     return f"--{key}: {text}" if key else text
 

@@ -18,7 +18,7 @@ from lookupvit.analysis.sweep import Size, Subject
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, contents_of, is_exported
 from lookupvit.cli.common import stored
-from lookupvit.cli.common.errors import explain
+from lookupvit.cli.common.errors import explain, unwrapped
 from lookupvit.grid import check_compressed_size, grid_of
 from lookupvit.tasks.belonging import say_untrained
 
@@ -144,7 +144,10 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
     """
     data = contents.data
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
-        raise ValueError(f"checkpoint {contents.source} does not say which data it was trained on: add --data CLASS")
+        raise ValueError(
+            f"checkpoint {contents.source} does not say which data it was trained on: add --data CLASS, "
+            "such as ImageFolderDataModule, and --data.root DIR"
+        )
     if data:  # before the parser imports the class that it names
         trust.check_section("data", data, stored.CLASSES["data"], trust.named_classes("data", overrides))
     given = list(overrides)
@@ -231,7 +234,4 @@ def _instantiate(key: str, base: type, argv: list[str]) -> Any:
     try:
         return _parser(key, base).instantiate_classes(config)[key]
     except ValueError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # the parser wraps what an __init__ raises
-            cause = cause.__cause__
-        raise cause from None
+        raise unwrapped(error) from None
