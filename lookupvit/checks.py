@@ -42,3 +42,10 @@ def check_heads(dim: int, num_heads: int) -> None:
     if dim % num_heads:
         lower = math.gcd(dim, num_heads)
         raise ValueError(f"num_heads={num_heads} does not divide embed_dim={dim}: choose a divisor, such as {lower}")
+
+
+def check_ratios(**values: float) -> None:
+    """Raises a one-line ValueError for a named width, relative to that of the tokens, that is not positive."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}={value!r} is not positive: it is a hidden width over embed_dim, such as 4")

@@ -85,6 +85,11 @@ def load(path: str | Path) -> dict[str, Any]:
         return load_exported(path)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
+    if path.suffix in (".onnx", ".pt2"):
+        raise ValueError(
+            f"{path} is a program, for onnxruntime or torch.export.load: give the checkpoint that it was exported "
+            "from, or what export --format folder writes"
+        )
     file = path / "meta.pt" if path.is_dir() else path
     if path.is_dir():
         check_sharded(path)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,13 +34,18 @@ def cost(argv: list[str]) -> None:
         ValueError: For arguments that do not fit, in one line.
     """
     args = _parser().parse_args(argv)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
+        raise ValueError(f"--device {args.device}: give cpu or cuda")
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: no CUDA device is visible; use --device cpu")
     args.ckpt_path = _checkpoint(args)
     contents = Contents("") if args.ckpt_path is None else read_contents(args.ckpt_path)
     build = _builder(args, contents)
     with torch.device("meta"):  # counting needs shapes only
-        model = build()
+        try:
+            model = build()
+        except TypeError as error:  # text where a number belongs
+            raise ValueError(f"--args {args.args}: {error}") from error
     if not isinstance(model, LookupViT | ViT) or hasattr(model, "num_frames"):
         raise ValueError(
             f"cost counts image models, not a {type(model).__name__}: choose a lookupvit_ or vit_ name (the GMACs of a "
@@ -106,7 +112,7 @@ def _checkpoint(args: argparse.Namespace) -> str | None:
     if args.model is not None:
         return None
     path = Path(find.of_run(args.checkpoint or args.ckpt_path)).expanduser()
-    if not path.exists():
+    if not path.is_file() and not path.is_dir():
         raise FileNotFoundError(f"checkpoint {path} does not exist: give a file, or the folder of a run or an export")
     if path.is_dir() and not is_exported(path):
         raise FileNotFoundError(f"checkpoint {path}: this folder holds neither a run's last.ckpt nor an exported model")

@@ -22,7 +22,7 @@ from lookupvit.callbacks import LastCheckpoint
 from lookupvit.callbacks.config import WholeConfig
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import contents_of
-from lookupvit.cli.common import links, monitor, run_folder, stored
+from lookupvit.cli.common import links, monitor, options, run_folder, stored
 from lookupvit.cli.common.callbacks import all_callbacks, with_atomic_writes
 from lookupvit.cli.common.errors import raise_cause
 from lookupvit.cli.common.explain import explain
@@ -112,6 +112,8 @@ class LookupViTCLI(LightningCLI):
         args = expand_includes(join_numbers(expand_short(args)))
         command, rest = args[0], args[1:]
         path = option_of(rest, "ckpt_path")
+        if path == "":
+            raise ValueError("--ckpt_path is empty: give a checkpoint, or last, or best")
         if path in (None, "last", "best", "hpc") or "://" in path:  # no file yet, or none that can be read here
             self.config = self._parse(args)
             path = self.config[command].get("ckpt_path")
@@ -129,10 +131,12 @@ class LookupViTCLI(LightningCLI):
     def _parse_with_checkpoint(self, command: str, args: list[str], path: str) -> None:
         """Parses the arguments on top of what a checkpoint says of its model, its data and its pixels."""
         checkpoint = find.load(path)
+        if command == "fit":
+            stored.check_resumable(checkpoint, path)
         self.saved = stored.as_config(checkpoint, (*links.LINKED, links.FRAMES), [command, *args])
-        stored.check_complete(self.saved, path, args)
         if command == "predict":
-            stored.add_num_classes(self.saved, checkpoint)
+            stored.for_prediction(self.saved, checkpoint, args)
+        stored.check_complete(self.saved, path, args)
 
         def parse(given: dict[str, Any]) -> Any:
             return self._parse([command, "--config", json.dumps(trust.marked(given)), *args])
@@ -173,6 +177,7 @@ class LookupViTCLI(LightningCLI):
         The model's `init_from` is set to None where a checkpoint has the weights.
         """
         config = self.config[self.subcommand]
+        options.check(config, self.subcommand)
         model = (config.get("model") or {}).get("init_args") or {}
         if config.get("ckpt_path") is not None and model.get("init_from") is not None:
             model["init_from"] = None

@@ -28,6 +28,8 @@ def knn(argv: list[str]) -> None:
         ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, passed = _parser().parse_known_args(argv)
+    if args.limit is not None and args.limit < 1:
+        raise ValueError(f"--limit {args.limit} leaves no images: give 1 or more")
     path = Path(args.checkpoint)
     contents = contents_of(find.load(path), path)
     data = data_module(data_config(contents, check_data_options("knn", passed)))

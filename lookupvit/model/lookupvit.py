@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from lookupvit.checks import CROSS_NORMS, REUSES, check_choice, check_heads, check_path, check_positive
+from lookupvit.checks import CROSS_NORMS, REUSES, check_choice, check_heads, check_path, check_positive, check_ratios
 from lookupvit.grid import Tokens, check_compressed_size, resize_tokens, to_2tuple
 from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.encoder import EncoderMixin
@@ -85,6 +85,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         super().__init__()
         check_heads(embed_dim, num_heads)
         check_positive(depth=depth, in_chans=in_chans)
+        check_ratios(mlp_ratio=mlp_ratio, lookup_mlp_ratio=lookup_mlp_ratio)
         check_choice("reuse", reuse, REUSES)
         check_choice("cross_norm", cross_norm, CROSS_NORMS)
         path = check_path(path, reuse)

@@ -6,7 +6,7 @@ Letters: B batch, C image channels, (Y, X) pixels, N tokens, D embed_dim.
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lookupvit.checks import check_heads, check_positive
+from lookupvit.checks import check_heads, check_positive, check_ratios
 from lookupvit.grid import Tokens, grid_of, to_2tuple
 from lookupvit.model.layers import init_linear_layers
 from lookupvit.weights.hub import HubMixin
@@ -61,6 +61,7 @@ class ViT(HubMixin, nn.Module):
         super().__init__()
         check_heads(embed_dim, num_heads)
         check_positive(depth=depth, in_chans=in_chans)
+        check_ratios(mlp_ratio=mlp_ratio)
         self.img_size, self.patch_size = to_2tuple(img_size), to_2tuple(patch_size)
         grid_of(self.img_size, self.patch_size)
         self.embed_dim, self.depth, self.num_classes = embed_dim, depth, num_classes

@@ -66,6 +66,9 @@ class Task(LightningModule):
     ) -> None:
         super().__init__()
         check(0 <= min_lr <= lr and lr > 0, f"min_lr {min_lr} and lr {lr}: give 0 <= min_lr <= lr and lr > 0")
+        check(
+            weight_decay >= 0, f"weight_decay {weight_decay} is negative, which lets the weights grow: 0 turns it off"
+        )
         check(optimizer in OPTIMIZERS, f"optimizer {optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
         check(0 <= momentum < 1, f"momentum {momentum} is not in [0, 1)")
         check(0 < layer_decay <= 1, f"layer_decay {layer_decay} is not in (0, 1]: 1 turns it off")

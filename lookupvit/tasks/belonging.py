@@ -100,7 +100,7 @@ def choose_size(
         cost = f"{fit.ms:.4g} ms and {fit.macs / 1e9:.4g} GMACs"
     say(
         f"{warning}{size_name(fit.size)} is the largest {kind} for {budget}: it costs {cost}; "
-        f"{contents.about(fit.size)}"
+        f"{contents.about(fit.size)}{_of_pixels(model, contents)}"
     )
     return fit.size
 
@@ -109,7 +109,15 @@ def say_sizes(model: nn.Module, contents: Contents, sizes: Sequence[Size], head:
     """One line for each compressed size that is about to run: what it costs, and what it is known to score."""
     for size in dict.fromkeys(sizes):
         gmacs = sum(model_macs(model, model.img_size, size, head=head).values()) / 1e9
-        say(f"{size_name(size)}: {gmacs:.4g} GMACs per image; {contents.about(size)}")
+        say(f"{size_name(size)}: {gmacs:.4g} GMACs per image; {contents.about(size)}{_of_pixels(model, contents)}")
+
+
+def _of_pixels(model: nn.Module, contents: Contents) -> str:
+    """What a known score does not hold for: another image size than that of the training."""
+    if contents.img_size is None or contents.img_size == tuple(model.img_size):
+        return ""
+    own, here = (size_name(size) for size in (contents.img_size, model.img_size))
+    return f" (that is at {own} px, not at the {here} px here)"
 
 
 def say_untrained(contents: Contents, sizes: Sequence[Size | None]) -> None:

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterator
+from traceback import walk_tb
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_only
@@ -63,10 +64,16 @@ def raise_cause() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        raise cause from None
+        raise _unwrapped(error) from None
+
+
+def _unwrapped(error: BaseException) -> BaseException:
+    while error.__cause__ is not None and error.__traceback__ is not None:
+        frame = list(walk_tb(error.__traceback__))[-1][0]
+        if not frame.f_globals.get("__name__", "").startswith("jsonargparse"):  # raised by others: its cause is its own
+            break
+        error = error.__cause__
+    return error
 
 
 def interrupted(error: BaseException) -> bool:

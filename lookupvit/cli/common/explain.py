@@ -66,7 +66,10 @@ def explain(message: str, parser: ArgumentParser, classes: Mapping[str, Collecti
     if found := re.match(r"Expected a dot import path string: (.*)", leaf):
         return f"--{key} {found[1]}: there is no such class or file{_choices(key, classes, found[1])}"
     if found := re.match(r"the following arguments are required: (\S+)", leaf):
-        return f"--{key}.{found[1].rstrip(',')} is missing: {class_path.rpartition('.')[2]} needs it"
+        name = found[1].rstrip(",").rpartition(".")[2]
+        if not class_path:  # of the whole configuration
+            return f"--{name} is missing: give it, or a --config that has it{_choices(name, classes)}"
+        return f"--{key}.{name} is missing: {class_path.rpartition('.')[2]} needs it"
     text = " ".join((leaf if keys else message).split())
     return f"--{key}: {text}" if key else text
 

@@ -143,7 +143,10 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
     """
     data = contents.data
     if not data and not any(arg == "--data" or arg.startswith("--data=") for arg in overrides):
-        raise ValueError(f"checkpoint {contents.source} does not say which data it was trained on: add --data CLASS")
+        raise ValueError(
+            f"checkpoint {contents.source} does not say which data it was trained on: add --data CLASS, "
+            "such as ImageFolderDataModule, and --data.root DIR"
+        )
     if data:  # before the parser imports the class that it names
         trust.check_section("data", data, stored.CLASSES["data"], trust.named_classes("data", overrides))
     given = list(overrides)

@@ -25,6 +25,14 @@ CLASSES = {
 }
 
 
+def check_resumable(checkpoint: dict[str, Any], path: str) -> None:
+    """Refuses to go on training from a file of weights alone, such as an export."""
+    if "state_dict" in checkpoint and "optimizer_states" not in checkpoint:
+        raise ValueError(
+            f"{path} holds weights alone, no training that could go on: begin one with --model.init_from {path}"
+        )
+
+
 def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
     """Refuses a checkpoint that says nothing of its model or data where the command line does not either.
 
@@ -33,12 +41,36 @@ def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
         path: Of the checkpoint.
         args: Of the command line.
     """
-    for part in ("model", "data"):
-        if part not in saved and not any(arg.startswith((f"--{part}", "--config", "-c")) for arg in args):
+    for part, name in (("model", "ClassificationTask"), ("data", "ImageFolderDataModule")):
+        if part not in saved and not _names(part, args):
             raise ValueError(
-                f"checkpoint {path} does not say which {part} it is of, as one that lookupvit fit wrote does: add a "
-                "--config that has the model and the data"
+                f"checkpoint {path} does not say which {part} it is of, as one that lookupvit fit wrote does: add "
+                f"--{part} CLASS, such as {name}, and its options, or a --config that has the model and the data"
             )
+
+
+def for_prediction(saved: dict[str, Any], checkpoint: dict[str, Any], args: list[str]) -> None:
+    """Adds what `predict` needs of the data where the training data may not be there.
+
+    Args:
+        saved: From `as_config`; the number of classes is added, and, to an image classifier that says nothing of its
+            data (one that was exported), a plain folder of images.
+        checkpoint: From `find.load`.
+        args: Of the command line; data that it names are not replaced.
+    """
+    classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
+    classifier = str(saved.get("model", {}).get("class_path")).endswith(".ClassificationTask")
+    if "data" not in saved and classifier and classes is not None and not _names("data", args):
+        saved["data"] = {"class_path": "ImageFolderDataModule", "init_args": {"root": "data", "num_classes": None}}
+    data = saved.get("data", {}).get("init_args", {})
+    if classes is not None and data.get("num_classes", classes) is None:
+        data["num_classes"] = classes
+
+
+def _names(part: str, args: list[str]) -> bool:
+    """Whether a command line names the class of the model or the data, or has a configuration that may."""
+    given = {arg.partition("=")[0] for arg in args}
+    return not given.isdisjoint((f"--{part}", f"--{part}.class_path", "--config", "-c"))
 
 
 def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequence[str] = ()) -> dict[str, Any]:
@@ -66,18 +98,6 @@ def as_config(checkpoint: dict[str, Any], linked: tuple[str, ...], argv: Sequenc
     for key, part in config.items():
         trust.check_section(key, part, CLASSES[key], trust.named_classes(key, list(argv)))
     return {key: {**part, "init_args": dict(part.get("init_args", {}))} for key, part in config.items()}
-
-
-def add_num_classes(saved: dict[str, Any], checkpoint: dict[str, Any]) -> None:
-    """Gives the data a checkpoint's number of classes: `predict` may have no training data to count them in.
-
-    Args:
-        saved: From `as_config`; changed in place.
-        checkpoint: The checkpoint's contents.
-    """
-    init_args = saved.get("data", {}).get("init_args", {})
-    if "num_classes" in init_args and init_args["num_classes"] is None:
-        init_args["num_classes"] = checkpoint.get("hyper_parameters", {}).get("num_classes")
 
 
 def with_pixels(saved: dict[str, Any], data: Any, contents: Contents) -> dict[str, Any] | None:

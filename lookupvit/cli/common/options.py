@@ -1,0 +1,67 @@
+"""Options of Lightning's and of ours that the parser lets through, and that would end in a traceback or mislead."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from lookupvit.cli.common.stored import CLASSES
+
+# Of the Trainer: the least value, and what turns the option off.
+_LEAST = {
+    "accumulate_grad_batches": (1, "1"),
+    "check_val_every_n_epoch": (1, "1, or null with val_check_interval in steps"),
+    "log_every_n_steps": (0, "0"),
+    "gradient_clip_val": (0, "null"),
+}
+
+
+def check(config: Mapping[str, Any], command: str) -> None:
+    """Refuses what the functions below refuse, in the parsed configuration of a command."""
+    check_trainer(config["trainer"], command)
+    for section, known in CLASSES.items():
+        part = config.get(section) or {}
+        if kind := known.get(str(part.get("class_path")).rpartition(".")[2]):
+            check_nulls(section, kind, part.get("init_args") or {})
+
+
+def check_trainer(options: Mapping[str, Any], command: str) -> None:
+    """Refuses values that Lightning divides by, clips by or trains nothing with.
+
+    Args:
+        options: Of the Trainer.
+        command: `fit`, `validate`, `test` or `predict`.
+
+    Raises:
+        ValueError: In one line, for the first of them.
+    """
+    for name, (least, off) in _LEAST.items():
+        value = options.get(name)
+        if isinstance(value, int | float) and value < least:
+            raise ValueError(f"--trainer.{name} {value:g} is less than {least}: {off} turns it off")
+    devices = options.get("devices")
+    if not isinstance(devices, str | int | list | tuple) or (isinstance(devices, str) and "." in devices):
+        raise ValueError(f"--trainer.devices {devices} is neither a number of devices nor a list of them, nor auto")
+    used = {"fit": "limit_train_batches", "validate": "limit_val_batches"}.get(command, f"limit_{command}_batches")
+    if options.get(used) == 0:
+        raise ValueError(f"--trainer.{used} 0 leaves nothing to {command}: leave it out, or give at least 1")
+
+
+def check_nulls(section: str, kind: type, given: Mapping[str, Any]) -> None:
+    """Refuses null where a class wants a value.
+
+    Args:
+        section: `model` or `data`.
+        kind: The class.
+        given: Its arguments.
+
+    Raises:
+        ValueError: In one line, for the first of them.
+    """
+    for name in [name for name, value in given.items() if value is None]:
+        signatures = [inspect.signature(one.__init__) for one in kind.__mro__ if "__init__" in vars(one)]
+        wanted = next((s.parameters[name] for s in signatures if name in s.parameters), None)
+        if wanted is None or wanted.default is None or wanted.annotation in (inspect.Parameter.empty, Any):
+            continue
+        if wanted.annotation is not None and type(None) not in get_args(wanted.annotation):
+            usual = "" if wanted.default is inspect.Parameter.empty else f", such as {wanted.default!r}"
+            raise ValueError(f"--{section}.{name} is null: {kind.__name__} needs a value{usual}")
