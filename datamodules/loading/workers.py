@@ -1,5 +1,7 @@
 """Loader processes: how many, what they do with signals, and the errors that come out of them."""
 
+import atexit
+import multiprocessing
 import os
 import signal
 from typing import Any
@@ -73,6 +75,14 @@ def leave_signals(worker: int) -> None:
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+@atexit.register
+def _end_loader_processes() -> None:
+    """Ends what torch could not: a process that hangs in a sample ignores its signal too, and Python would wait."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def default_workers(trainer: Any = None) -> int:
