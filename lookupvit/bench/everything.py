@@ -33,9 +33,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--only", nargs="+", choices=tuple(PLAN), help="these tables alone")
     parser.add_argument("--quick", action="store_true", help="tiny shapes and two rounds, to try the program out")
-    parser.add_argument(
-        "--output_dir", "--output", dest="output", default="outputs/bench", help="folder for the tables"
-    )
+    parser.add_argument("--output_dir", "--output", dest="output", default="outputs/bench", help="folder of the tables")
 
 
 def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], list[str]]:

@@ -81,24 +81,12 @@ class LookupViTCLI(LightningCLI):
         """Adds the output folder, the checkpoints, and the links from data to model."""
         output = run_folder.OUTPUT_DIR
         parser.add_argument("--output_dir", type=str, default=output, help="Folder of all experiments.")
-        parser.add_argument(
-            "--name",
-            type=str | None,
-            default=None,
-            help="Name of the experiment; runs go to OUTPUT_DIR/NAME/version_0, 1, ... The model's name by default.",
-        )
-        parser.add_argument(
-            "--include",
-            type=str | list[str] | None,
-            default=None,
-            help="In a configuration file: the files that it builds on, relative to it.",
-        )
-        parser.add_argument(
-            "--save_every_n_steps",
-            type=int | None,
-            default=None,
-            help="Write last.ckpt every n optimiser steps, besides at the end of each epoch.",
-        )
+        text = "Name of the experiment; runs go to OUTPUT_DIR/NAME/version_0, 1, ... The model's name by default."
+        parser.add_argument("--name", type=str | None, default=None, help=text)
+        text = "In a configuration file: the files that it builds on, relative to it."
+        parser.add_argument("--include", type=str | list[str] | None, default=None, help=text)
+        text = "Write last.ckpt every n optimiser steps, besides at the end of each epoch."
+        parser.add_argument("--save_every_n_steps", type=int | None, default=None, help=text)
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({**monitor.defaults(Task), "checkpoint.auto_insert_metric_name": False})
         links.add(parser)
