@@ -34,7 +34,7 @@ class CorruptImageError(OneLineError):
 
 
 def decode_rgb(path: str | os.PathLike) -> Tensor:
-    """Decode one image file as PIL's ``convert("RGB")`` would, upright, without PIL where that is possible.
+    """Decode one image file as PIL's `convert("RGB")` would, upright, without PIL where that is possible.
 
     Grayscale is repeated, CMYK and palettes are converted, an alpha channel is dropped, of an animation the first frame
     is taken, 16-bit PNGs are scaled to 8 bits, and the EXIF orientation is applied.
@@ -43,11 +43,11 @@ def decode_rgb(path: str | os.PathLike) -> Tensor:
         path: An image file; JPEG and PNG are decoded by torchvision where it has a decoder, everything else by PIL.
 
     Returns:
-        uint8 tensor ``(3, H, W)``.
+        uint8 tensor `(3, H, W)`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptImageError: the file is truncated, damaged, or no image.
+        FileNotFoundError: There is no such file.
+        CorruptImageError: The file is truncated, damaged, or no image.
     """
     path = os.fspath(path)
     try:
@@ -63,11 +63,11 @@ def decode_bytes(data: bytes, name: str) -> Tensor:
     """As `decode_rgb`, of the bytes of a file.
 
     Args:
-        data: an image file of any format.
-        name: of the image, for the error.
+        data: An image file of any format.
+        name: Of the image, for the error.
 
     Raises:
-        CorruptImageError: the bytes are truncated, damaged, or no image.
+        CorruptImageError: The bytes are truncated, damaged, or no image.
     """
     try:
         image = _decode_fast(data)
@@ -91,7 +91,7 @@ def _as_uint8(image: Tensor) -> Tensor:
 
 
 def _decode(path: str) -> Tensor:
-    """By torchvision where it can; ``(3, H, W)``."""
+    """By torchvision where it can; `(3, H, W)`."""
     if path.lower().endswith(_FAST_EXTENSIONS):
         with open(path, "rb") as file:
             data = file.read()
@@ -153,7 +153,7 @@ def _jpeg_is_bounded(data: memoryview) -> bool:
 
 
 def _decode_with_pil(path: str | io.BytesIO) -> Tensor:
-    """The formats torchvision does not know; ``(3, H, W)`` uint8."""
+    """The formats torchvision does not know; `(3, H, W)` uint8."""
     with Image.open(path, formats=FORMATS) as image:
         check_pixels(*image.size)
         if image.mode.startswith(("I", "F")) and image.format != "PNG":
