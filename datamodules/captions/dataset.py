@@ -54,7 +54,7 @@ class CaptionedImages(Dataset):
 
     Args:
         images: From `coco_index.read_split`.
-        pipeline: Transform of the images; a sample has what its ``sample`` part makes.
+        pipeline: Transform of the images; a sample has what its `sample` part makes.
         skip_corrupt: An image that cannot be decoded becomes None, with a warning, in place of an error.
 
     Attributes:

@@ -2,9 +2,9 @@
 
 A layout is told by its files below the root:
 
-- ``2017``, ``2014``: ``annotations/captions_train2017.json`` beside ``train2017/``, and likewise ``val``;
-- ``karpathy``: ``dataset_coco.json`` beside COCO's 2014 folders, or ``dataset_flickr8k.json`` and
-  ``dataset_flickr30k.json`` beside one folder of images. Its training images are those of ``train`` and ``restval``.
+- `2017`, `2014`: `annotations/captions_train2017.json` beside `train2017/`, and likewise `val`;
+- `karpathy`: `dataset_coco.json` beside COCO's 2014 folders, or `dataset_flickr8k.json` and
+  `dataset_flickr30k.json` beside one folder of images. Its training images are those of `train` and `restval`.
 """
 
 import os
@@ -35,7 +35,7 @@ class Captioned(NamedTuple):
 
 
 def find_layout(root: Path, layout: str) -> str:
-    """The layout below a root, where ``auto`` leaves it open: Karpathy's split before 2017 before 2014.
+    """The layout below a root, where `auto` leaves it open: Karpathy's split before 2017 before 2014.
 
     Args:
         root: The folder of the data.
@@ -68,7 +68,7 @@ def read_split(root: Path, layout: str, split: str) -> list[Captioned]:
     Args:
         root: The folder of the data.
         layout: From `find_layout`; of a file that is given, the split names the part (Karpathy's) or nothing (COCO's).
-        split: ``train``, ``val`` or ``test``.
+        split: `train`, `val` or `test`.
 
     Raises:
         FileNotFoundError: If the annotation file or an image is missing.
@@ -87,7 +87,7 @@ def read_captions(file: Path) -> list[str]:
     """The captions of a file alone: of COCO's, of the training images of Karpathy's, or the lines of a text.
 
     Args:
-        file: A ``.json`` file, or any text in UTF-8.
+        file: A `.json` file, or any text in UTF-8.
 
     Raises:
         FileNotFoundError: If it is not there.
@@ -109,7 +109,7 @@ def annotation_file(root: Path, layout: str, split: str) -> Path:
     Args:
         root: The folder of the data.
         layout: From `find_layout`.
-        split: ``train``, ``val`` or ``test``.
+        split: `train`, `val` or `test`.
     """
     if layout.endswith(".json"):
         path = Path(layout).expanduser()

@@ -25,7 +25,7 @@ class Tokenizer:
     A model that lacks a begin, end or padding token gets it behind its own pieces; `vocab_size` counts these.
 
     Args:
-        proto: The bytes of a ``.model`` file.
+        proto: The bytes of a `.model` file.
 
     Attributes:
         vocab_size: Rows of the embedding that these tokens need.
@@ -76,7 +76,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
-        """The model of a ``.model`` file.
+        """The model of a `.model` file.
 
         Raises:
             FileNotFoundError: If there is none.
@@ -115,7 +115,7 @@ class Tokenizer:
         return hashlib.sha256(self.proto).hexdigest()[:12]
 
     def save(self, path: str | Path) -> None:
-        """Writes a ``.model`` file, and the folder above it where it is missing."""
+        """Writes a `.model` file, and the folder above it where it is missing."""
         path = Path(path).expanduser()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.proto)
@@ -124,7 +124,7 @@ class Tokenizer:
         """Refuses another model.
 
         Args:
-            other: The tokenizer of ``what``.
+            other: The tokenizer of `what`.
             what: Whose it is, for the message.
 
         Raises:
@@ -179,7 +179,7 @@ class Tokenizer:
         return self.pad([self.cut(self.encode(text), context) for text in texts])
 
     def cut(self, ids: list[int], context: int | None) -> list[int]:
-        """Token numbers of at most ``context`` tokens, the end token last."""
+        """Token numbers of at most `context` tokens, the end token last."""
         return ids if context is None or len(ids) <= context else [*ids[: context - 1], self.eos_id]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 32000, model_type: s
     Args:
         texts: Captions.
         vocab_size: Tokens, at most.
-        model_type: ``unigram`` or ``bpe``.
+        model_type: `unigram` or `bpe`.
 
     Raises:
         ValueError: If there is no text, or an argument does not fit.

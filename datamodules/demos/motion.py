@@ -1,6 +1,6 @@
 """The motion demo: ten motions, written as real video files in the layouts of Kinetics and of Something-Something.
 
-What is drawn is in ``motion_clips``; here it is written, and read back like any other videos.
+What is drawn is in `motion_clips`; here it is written, and read back like any other videos.
 """
 
 import csv
@@ -33,9 +33,9 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int = _FPS) -> None:
     """Write one video file.
 
     Args:
-        path: ``.mp4`` (H.264) or ``.webm`` (VP9).
-        frames: uint8 ``(T, H, W, 3)``, even H and W.
-        fps: frames a second.
+        path: `.mp4` (H.264) or `.webm` (VP9).
+        frames: uint8 `(T, H, W, 3)`, even H and W.
+        fps: Frames a second.
     """
     codec, options = _CODECS[Path(path).suffix]
     with av.open(str(path), "w") as container:
@@ -62,19 +62,19 @@ def render_motion(
     Nothing is written where the same data set already lies; an interrupted run leaves no half of one.
 
     Args:
-        root: folder to make.
-        layout: ``csv``, ``folders`` or ``list`` (Kinetics, mp4), or ``ssv2`` (webm).
-        seed: of every clip.
-        train_per_class: training clips of each of the 10 classes.
-        val_per_class: validation clips of each class.
-        size: pixels of both sides, an even number.
-        frames: of a clip.
+        root: Folder to make.
+        layout: `csv`, `folders` or `list` (Kinetics, mp4), or `ssv2` (webm).
+        seed: Of every clip.
+        train_per_class: Training clips of each of the 10 classes.
+        val_per_class: Validation clips of each class.
+        size: Pixels of both sides, an even number.
+        frames: Of a clip.
 
     Returns:
         True if it was rendered, False if it was there.
 
     Raises:
-        ValueError: the folder holds something else, or a number does not fit.
+        ValueError: The folder holds something else, or a number does not fit.
     """
     root = Path(root).expanduser()
     if layout not in LAYOUTS:
@@ -150,22 +150,22 @@ class MotionDataModule(Rendered, VideoDataModule):
     """The ten motions of `render_motion`, rendered on first use and then read from their files.
 
     Args:
-        root: the folder to render into.
-        layout: ``csv``, ``folders`` or ``list`` (Kinetics, H.264 in mp4), or ``ssv2`` (VP9 in webm).
-        train_per_class: training clips of each class.
-        val_per_class: validation clips of each class.
-        render_seed: seed of the clips.
-        size: pixels of a rendered clip, both sides.
-        frames: of a rendered clip.
-        num_frames: frames that the model sees; 1 = a single frame, which tells nothing.
-        frame_stride: distance of two of them.
-        img_size: pixels that the model sees; the whole picture is resized to them, nothing is cropped.
-        test_clips: clips of a video in test.
+        root: The folder to render into.
+        layout: `csv`, `folders` or `list` (Kinetics, H.264 in mp4), or `ssv2` (VP9 in webm).
+        train_per_class: Training clips of each class.
+        val_per_class: Validation clips of each class.
+        render_seed: Seed of the clips.
+        size: Pixels of a rendered clip, both sides.
+        frames: Of a rendered clip.
+        num_frames: Frames that the model sees; 1 = a single frame, which tells nothing.
+        frame_stride: Distance of two of them.
+        img_size: Pixels that the model sees; the whole picture is resized to them, nothing is cropped.
+        test_clips: Clips of a video in test.
         test_crops: 1: there is nothing to crop.
         crop_pct: 1: the whole picture is evaluated.
         hflip: 0: left and right are classes.
-        cache: keep the decoded clips in memory (of the default numbers, 165 MB).
-        kwargs: as for `VideoDataModule`.
+        cache: Keep the decoded clips in memory (of the default numbers, 165 MB).
+        kwargs: As for `VideoDataModule`.
     """
 
     marker, render = _MARKER, staticmethod(render_motion)

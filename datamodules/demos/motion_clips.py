@@ -6,7 +6,7 @@ one of the four at a constant speed round its circle, so that in every frame, of
 distributed evenly and independently of the rest. Only the change from frame to frame tells the classes apart, and each
 class is another one played backwards.
 
-Letters: ``T`` frames, ``S`` pixels of a side.
+Letters: `T` frames, `S` pixels of a side.
 """
 
 import math
@@ -59,12 +59,12 @@ def states(name: str, frames: int, rng: np.random.Generator) -> np.ndarray:
     """The object in each frame.
 
     Args:
-        name: one of `CLASSES`.
+        name: One of `CLASSES`.
         frames: T.
-        rng: the only source of chance.
+        rng: The only source of chance.
 
     Returns:
-        ``(T, 5)`` in [0, 1): x, y, size, angle, opacity; each row is distributed evenly, whatever the class.
+        `(T, 5)` in [0, 1): x, y, size, angle, opacity; each row is distributed evenly, whatever the class.
     """
     start = rng.uniform(0, 1, len(_STATE))
     step = rng.uniform(*_TRAVEL) / max(1, frames - 1)
@@ -78,13 +78,13 @@ def draw_clip(name: str, frames: int, size: int, rng: np.random.Generator) -> np
     """One clip of one class.
 
     Args:
-        name: one of `CLASSES`.
+        name: One of `CLASSES`.
         frames: T.
         size: S, pixels of both sides.
-        rng: the only source of chance.
+        rng: The only source of chance.
 
     Returns:
-        uint8 ``(T, S, S, 3)``.
+        uint8 `(T, S, S, 3)`.
     """
     outline = list(_OUTLINES)[rng.integers(len(_OUTLINES))]
     light = bool(rng.integers(2))  # on a dark ground, or the other way round
@@ -99,12 +99,12 @@ def draw_clip(name: str, frames: int, size: int, rng: np.random.Generator) -> np
 
 
 def _colour(light: bool, rng: np.random.Generator) -> np.ndarray:
-    """A random colour ``(3,)`` of one side of grey, so that object and ground differ."""
+    """A random colour `(3,)` of one side of grey, so that object and ground differ."""
     return (rng.uniform(170, 220) if light else rng.uniform(35, 85)) + rng.uniform(-30, 30, 3)
 
 
 def _shade(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Light falling from a random side, ``(S, S, 1)``; the same in all frames of a clip."""
+    """Light falling from a random side, `(S, S, 1)`; the same in all frames of a clip."""
     y, x = np.mgrid[:size, :size] / size - 0.5
     angle = rng.uniform(0, 2 * math.pi)
     return (rng.uniform(0, 30) * (x * math.cos(angle) + y * math.sin(angle)))[..., None]

@@ -1,6 +1,6 @@
 """A small language about scenes: what is true of a scene, in five ways, and whether a caption is true.
 
-A scene is a dict ``{"size": pixels, "objects": [{"shape", "colour", "size", "x", "y", "radius"}, ...]}``; x runs to the
+A scene is a dict `{"size": pixels, "objects": [{"shape", "colour", "size", "x", "y", "radius"}, ...]}`; x runs to the
 right and y downwards, in pixels. No two objects of a scene share colour and shape.
 """
 

@@ -62,9 +62,9 @@ def render_scene(scene: dict[str, Any], rng: np.random.Generator) -> Image.Image
 def render_scenes(
     root: str | Path, seed: int = 0, train_images: int = 6000, val_images: int = 500, size: int = 64
 ) -> bool:
-    """Writes ``annotations/captions_{train,val}2017.json`` and the images beside them.
+    """Writes `annotations/captions_{train,val}2017.json` and the images beside them.
 
-    The same arguments give the same bytes. Each entry of ``images`` has its ``scene``. Nothing is written where the
+    The same arguments give the same bytes. Each entry of `images` has its `scene`. Nothing is written where the
     same data set already lies; an interrupted run leaves no half of one.
 
     Args:
@@ -112,7 +112,7 @@ def load_scenes(root: str | Path, split: str = "val") -> dict[int, dict[str, Any
 
     Args:
         root: The folder of `render_scenes`.
-        split: ``train`` or ``val``.
+        split: `train` or `val`.
 
     Raises:
         FileNotFoundError: If there are none.
@@ -127,16 +127,16 @@ class ScenesDataModule(Rendered, COCOCaptionsDataModule):
     """The scenes of `render_scenes`, rendered on first use and then read from disk.
 
     Args:
-        root: the folder to render into.
-        train_images: scenes to train on.
-        val_images: scenes to validate on.
-        render_seed: seed of the scenes.
-        size: pixels of a rendered picture, both sides.
-        img_size: pixels the model sees.
-        crop_padding: pixels to shift by in training; a smaller part of the picture might lack what its captions name.
-        tokenizer_type: ``bpe`` makes a token of each of the few words; ``unigram`` cuts them up.
-        context_length: tokens of a caption at most.
-        kwargs: as for `COCOCaptionsDataModule`.
+        root: The folder to render into.
+        train_images: Scenes to train on.
+        val_images: Scenes to validate on.
+        render_seed: Seed of the scenes.
+        size: Pixels of a rendered picture, both sides.
+        img_size: Pixels the model sees.
+        crop_padding: Pixels to shift by in training; a smaller part of the picture might lack what its captions name.
+        tokenizer_type: `bpe` makes a token of each of the few words; `unigram` cuts them up.
+        context_length: Tokens of a caption at most.
+        kwargs: As for `COCOCaptionsDataModule`.
     """
 
     marker, render = _MARKER, staticmethod(render_scenes)

@@ -85,14 +85,14 @@ def _mask(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _colour(light: bool, rng: np.random.Generator) -> np.ndarray:
-    """A random colour ``(3,)`` whose brightness lies on one side, so that shape and background always differ."""
+    """A random colour `(3,)` whose brightness lies on one side, so that shape and background always differ."""
     brightness = rng.uniform(180, 215) if light else rng.uniform(40, 75)
     tint = rng.uniform(-1, 1, 3)
     return brightness + 40 * (tint - tint.mean())
 
 
 def _texture(light: bool, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A surface ``(size, size, 3)``: plain, striped, checked, graded or blotched, in two colours of one side."""
+    """A surface `(size, size, 3)`: plain, striped, checked, graded or blotched, in two colours of one side."""
     y, x = np.mgrid[:size, :size] / size
     angle, period = rng.uniform(0, math.pi), rng.uniform(0.1, 0.3)
     along = x * math.cos(angle) + y * math.sin(angle)
@@ -114,7 +114,7 @@ def _texture(light: bool, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _clutter(background: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The background ``(size, size, 3)`` with a few small strokes and dots of any colour on it."""
+    """The background `(size, size, 3)` with a few small strokes and dots of any colour on it."""
     size = len(background)
     canvas = Image.fromarray(np.clip(background, 0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(canvas)
@@ -133,9 +133,9 @@ def draw_shape(name: str, size: int, rng: np.random.Generator) -> Image.Image:
     """One picture of one class.
 
     Args:
-        name: one of `CLASSES`.
-        size: pixels, both sides.
-        rng: the only source of chance.
+        name: One of `CLASSES`.
+        size: Pixels, both sides.
+        rng: The only source of chance.
     """
     mask = _mask(name, size, rng)  # (size, size, 1)
     # Light on dark in every class: small models then learn the shapes in a minute rather than in ten.
@@ -147,22 +147,22 @@ def draw_shape(name: str, size: int, rng: np.random.Generator) -> Image.Image:
 def render_demo(
     root: str | Path, seed: int = 0, train_per_class: int = 600, val_per_class: int = 100, size: int = 48
 ) -> bool:
-    """Write ``root/train/CLASS/*.jpg`` and ``root/val/CLASS/*.jpg``; the same bytes for the same arguments.
+    """Write `root/train/CLASS/*.jpg` and `root/val/CLASS/*.jpg`; the same bytes for the same arguments.
 
     Nothing is written where the same data set already lies; an interrupted run leaves no half of one.
 
     Args:
-        root: folder to make.
-        seed: of every picture.
-        train_per_class: training images of each of the 10 classes.
-        val_per_class: validation images of each class.
-        size: pixels, both sides.
+        root: Folder to make.
+        seed: Of every picture.
+        train_per_class: Training images of each of the 10 classes.
+        val_per_class: Validation images of each class.
+        size: Pixels, both sides.
 
     Returns:
         True if it was rendered, False if it was there.
 
     Raises:
-        ValueError: the folder holds something else, or a size is not positive.
+        ValueError: The folder holds something else, or a size is not positive.
     """
     root = Path(root).expanduser()
     arguments = {"version": _VERSION, "seed": seed, "train_per_class": train_per_class, "val_per_class": val_per_class}
@@ -185,17 +185,17 @@ class DemoDataModule(Rendered, ImageFolderDataModule):
     """The ten shapes of `render_demo`, rendered on first use and then read from disk.
 
     Args:
-        root: the folder to render into.
-        train_per_class: training images of each class.
-        val_per_class: validation images of each class.
-        render_seed: seed of the pictures.
-        size: pixels of a rendered picture, both sides.
-        img_size: pixels the model sees.
-        crop_padding: pixels to pad by before the random crop.
+        root: The folder to render into.
+        train_per_class: Training images of each class.
+        val_per_class: Validation images of each class.
+        render_seed: Seed of the pictures.
+        size: Pixels of a rendered picture, both sides.
+        img_size: Pixels the model sees.
+        crop_padding: Pixels to pad by before the random crop.
         crop_pct: 1: the whole image is evaluated.
         num_classes: 10.
-        cache: decode all images once into memory.
-        kwargs: as for `ImageFolderDataModule`.
+        cache: Decode all images once into memory.
+        kwargs: As for `ImageFolderDataModule`.
     """
 
     marker, render = _MARKER, staticmethod(render_demo)

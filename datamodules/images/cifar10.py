@@ -1,4 +1,4 @@
-"""CIFAR-10 as JPEGs in class folders: ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg``, 32 x 32 pixels."""
+"""CIFAR-10 as JPEGs in class folders: `train/CLASS/*.jpg` and `test/CLASS/*.jpg`, 32 x 32 pixels."""
 
 import tarfile
 from pathlib import Path
@@ -17,17 +17,17 @@ class CIFAR10DataModule(ImageFolderDataModule):
     """CIFAR-10: pad by 4, crop and flip. Validation and test are both the 10,000 test images, as is usual for it.
 
     Args:
-        root: the folder that holds ``train/`` and ``test/``.
-        archive: a ``.tar.xz`` (or any tar) of that tree, unpacked into ``root`` once, if ``root/train`` is missing.
-        img_size: pixels; other sizes than 32 resize.
-        crop_padding: pixels to pad by before the random crop.
+        root: The folder that holds `train/` and `test/`.
+        archive: A `.tar.xz` (or any tar) of that tree, unpacked into `root` once, if `root/train` is missing.
+        img_size: Pixels; other sizes than 32 resize.
+        crop_padding: Pixels to pad by before the random crop.
         crop_pct: 1: the whole image is evaluated.
         mean: CIFAR-10's.
         std: CIFAR-10's.
-        val_split: ``test``; set ``val_fraction`` to hold out training images instead.
+        val_split: `test`; set `val_fraction` to hold out training images instead.
         num_classes: 10.
-        cache: decode all images once into memory (180 MB).
-        kwargs: as for `ImageFolderDataModule`.
+        cache: Decode all images once into memory (180 MB).
+        kwargs: As for `ImageFolderDataModule`.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class CIFAR10DataModule(ImageFolderDataModule):
         return CLASSES
 
     def prepare_data(self) -> None:
-        """Unpack ``archive`` into ``root`` once."""
+        """Unpack `archive` into `root` once."""
         if self.archive is not None and not (self.root / self.train_split).is_dir():
             check_may_write(self, "root")
             unpack(self.archive, self.root)
@@ -72,8 +72,8 @@ def unpack(archive: str | Path, root: str | Path) -> None:
     """Unpack a tar file whose top level is the split folders; all of it or nothing.
 
     Raises:
-        FileNotFoundError: there is no such archive.
-        ValueError: it is damaged or no tar file.
+        FileNotFoundError: There is no such archive.
+        ValueError: It is damaged or no tar file.
     """
     archive, root = Path(archive).expanduser(), Path(root)
     if not archive.is_file():

@@ -4,15 +4,22 @@ import io
 import os
 import zlib
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.io import decode_image, read_file
 from torchvision.transforms.v2 import functional as F
 
 from datamodules.loading.retry import with_retries
 from datamodules.loading.untrusted import FORMATS, check_pixels
 from datamodules.loading.workers import OneLineError
+
+# The one place that chooses the decoder of JPEG and PNG. torchvision's is the faster one, but it is deprecated since
+# torchvision 0.29 and will be removed. Without it PIL decodes these formats, too: to the same pixels, only slower.
+try:
+    from torchvision.io import decode_image
+except ImportError:
+    decode_image = None
 
 # torchvision applies the EXIF orientation of JPEG and PNG only; every other format goes to PIL, which applies all.
 _FAST_EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -27,20 +34,20 @@ class CorruptImageError(OneLineError):
 
 
 def decode_rgb(path: str | os.PathLike) -> Tensor:
-    """Decode one image file as PIL's ``convert("RGB")`` would, upright, without PIL where that is possible.
+    """Decode one image file as PIL's `convert("RGB")` would, upright, without PIL where that is possible.
 
     Grayscale is repeated, CMYK and palettes are converted, an alpha channel is dropped, of an animation the first frame
     is taken, 16-bit PNGs are scaled to 8 bits, and the EXIF orientation is applied.
 
     Args:
-        path: an image file; JPEG and PNG are decoded by torchvision, everything else by PIL.
+        path: An image file; JPEG and PNG are decoded by torchvision where it has a decoder, everything else by PIL.
 
     Returns:
-        uint8 tensor ``(3, H, W)``.
+        uint8 tensor `(3, H, W)`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptImageError: the file is truncated, damaged, or no image.
+        FileNotFoundError: There is no such file.
+        CorruptImageError: The file is truncated, damaged, or no image.
     """
     path = os.fspath(path)
     try:
@@ -56,15 +63,14 @@ def decode_bytes(data: bytes, name: str) -> Tensor:
     """As `decode_rgb`, of the bytes of a file.
 
     Args:
-        data: an image file of any format.
-        name: of the image, for the error.
+        data: An image file of any format.
+        name: Of the image, for the error.
 
     Raises:
-        CorruptImageError: the bytes are truncated, damaged, or no image.
+        CorruptImageError: The bytes are truncated, damaged, or no image.
     """
     try:
-        # a copy, because torch warns of bytes that it could write into
-        image = _decode_fast(torch.frombuffer(bytearray(data), dtype=torch.uint8)) if data else None
+        image = _decode_fast(data)
         if image is None:
             image = _decode_with_pil(io.BytesIO(data))
     except _UNDECODABLE as error:
@@ -85,30 +91,28 @@ def _as_uint8(image: Tensor) -> Tensor:
 
 
 def _decode(path: str) -> Tensor:
-    """By torchvision where it can; ``(3, H, W)``."""
+    """By torchvision where it can; `(3, H, W)`."""
     if path.lower().endswith(_FAST_EXTENSIONS):
-        try:
-            data = read_file(path)
-        except RuntimeError:  # missing or empty: PIL says so better
-            data = None
-        image = None if data is None else _decode_fast(data)
+        with open(path, "rb") as file:
+            data = file.read()
+        image = _decode_fast(data)
         if image is not None:
             return image
     return _decode_with_pil(path)
 
 
-def _decode_fast(data: Tensor) -> Tensor | None:
-    """By torchvision, ``(3, H, W)``; None for what it does not know, or finds damaged: PIL is the judge of that."""
-    start = data[: len(_PNG)].numpy().tobytes()
-    if start == _PNG:
-        _check_png(memoryview(data.numpy()))
-    elif start.startswith(_JPEG):
-        if not _jpeg_is_bounded(memoryview(data.numpy())):
-            return None
-    else:  # another format, whatever its name says
+def _decode_fast(data: bytes) -> Tensor | None:
+    """By torchvision, `(3, H, W)`; None for a file that it does not know or finds damaged, which PIL then judges."""
+    if data.startswith(_PNG):
+        _check_png(memoryview(data))
+    elif not (data.startswith(_JPEG) and _jpeg_is_bounded(memoryview(data))):
+        return None
+    if decode_image is None:
         return None
     try:
-        return decode_image(data, mode="RGB", apply_exif_orientation=True)
+        # a copy, because torch warns of bytes that it could write into
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return decode_image(encoded, mode="RGB", apply_exif_orientation=True)
     except RuntimeError:
         return None
 
@@ -149,10 +153,13 @@ def _jpeg_is_bounded(data: memoryview) -> bool:
 
 
 def _decode_with_pil(path: str | io.BytesIO) -> Tensor:
-    """The formats torchvision does not know; ``(3, H, W)`` uint8."""
+    """The formats torchvision does not know; `(3, H, W)` uint8."""
     with Image.open(path, formats=FORMATS) as image:
         check_pixels(*image.size)
         if image.mode.startswith(("I", "F")) and image.format != "PNG":
             # convert("RGB") would clip these to white without a word
             raise ValueError(f"{image.format} with {image.mode!r} pixels (more than 8 bits) is not supported")
-        return F.pil_to_tensor(ImageOps.exif_transpose(image).convert("RGB"))
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):  # grey of 16 bits: the upper 8 of them, as torchvision has it
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).astype(np.uint8))
+        return F.pil_to_tensor(image.convert("RGB"))

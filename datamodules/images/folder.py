@@ -1,6 +1,6 @@
 """Images on disk as data sets: the sorted class tree, and plain lists of files.
 
-Letters: ``H, W`` height and width of one image, ``n`` images of a data set.
+Letters: `H, W` height and width of one image, `n` images of a data set.
 """
 
 import os
@@ -37,8 +37,8 @@ def find_class_folders(directory: str | os.PathLike) -> list[str]:
     """Sorted names of the class folders of one split; folders whose name starts with a dot are no classes.
 
     Raises:
-        FileNotFoundError: the directory is missing.
-        ValueError: it holds no class folder.
+        FileNotFoundError: The directory is missing.
+        ValueError: It holds no class folder.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -73,7 +73,7 @@ class _ImageSamples:
 
     @property
     def skipped(self) -> list[str]:
-        """Paths of the corrupt images left out so far (only with ``skip_corrupt``)."""
+        """Paths of the corrupt images left out so far (only with `skip_corrupt`)."""
         return [self.samples[index][0] for index in self._corrupt.nonzero().flatten().tolist()]
 
     def _read(self, index: int) -> Tensor | None:
@@ -104,20 +104,20 @@ class _ImageSamples:
 
 
 class ImageFolder(_ImageSamples, DatasetFolder):
-    """A map-style data set over a tree ``root/CLASS/**/*.jpg``; the class index is the place of the sorted folder name.
+    """A map-style data set over a tree `root/CLASS/**/*.jpg`; the class index is the place of the sorted folder name.
 
     Args:
-        root: the folder of one split.
-        transform: from a uint8 tensor ``(3, H, W)`` to whatever the batch needs.
-        skip_corrupt: an image that cannot be decoded becomes ``None`` (the collate function drops it) with a warning
+        root: The folder of one split.
+        transform: From a uint8 tensor `(3, H, W)` to whatever the batch needs.
+        skip_corrupt: An image that cannot be decoded becomes `None` (the collate function drops it) with a warning
             that names it, in place of an error.
-        cache: decode every image once into one uint8 tensor ``(n, 3, H, W)``, shared with forked workers; all images
+        cache: Decode every image once into one uint8 tensor `(n, 3, H, W)`, shared with forked workers; all images
             must have one size.
-        exclude: absolute paths of files to leave out.
+        exclude: Absolute paths of files to leave out.
 
     Raises:
-        FileNotFoundError: the folder is missing.
-        ValueError: no class folders, a class folder without images, or images of several sizes under ``cache``.
+        FileNotFoundError: The folder is missing.
+        ValueError: No class folders, a class folder without images, or images of several sizes under `cache`.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class ImageFolder(_ImageSamples, DatasetFolder):
             self.images = self._decode_all()
 
     def find_classes(self, directory: str | os.PathLike) -> tuple[list[str], dict[str, int]]:
-        """Sorted class folders and their indices (called by torchvision's ``DatasetFolder``)."""
+        """Sorted class folders and their indices (called by torchvision's `DatasetFolder`)."""
         classes = find_class_folders(directory)
         return classes, {name: index for index, name in enumerate(classes)}
 
@@ -170,13 +170,13 @@ class ImageFolder(_ImageSamples, DatasetFolder):
 
 
 class LabelledImages(_ImageSamples, Dataset):
-    """A map-style data set over ``(path, item)`` pairs: item is a class index, or anything a batch should carry along.
+    """A map-style data set over `(path, item)` pairs: item is a class index, or anything a batch should carry along.
 
     Args:
-        samples: pairs; an item of ``__getitem__`` is ``(image, item)``.
-        transform: as for `ImageFolder`.
-        skip_corrupt: as for `ImageFolder`.
-        exclude: as for `ImageFolder`.
+        samples: Pairs; an item of `__getitem__` is `(image, item)`.
+        transform: As for `ImageFolder`.
+        skip_corrupt: As for `ImageFolder`.
+        exclude: As for `ImageFolder`.
     """
 
     def __init__(
@@ -197,9 +197,9 @@ class ImagesToPredict(LabelledImages):
     An image that cannot be read is blank, and its name in the item an `Unreadable`, which says why.
 
     Args:
-        samples: pairs of a path and an item: the path itself, or a tuple that ends in it.
-        transform: as for `ImageFolder`.
-        img_size: height and width of the blank.
+        samples: Pairs of a path and an item: the path itself, or a tuple that ends in it.
+        transform: As for `ImageFolder`.
+        img_size: Height and width of the blank.
     """
 
     def __init__(
@@ -221,9 +221,9 @@ class ImagesToPredict(LabelledImages):
 
 
 def is_image_in(root: str | os.PathLike) -> Callable[[str], bool]:
-    """Whether a path below ``root`` is one of an image; what starts with a dot, a file or a folder, is none.
+    """Whether a path below `root` is one of an image; what starts with a dot, a file or a folder, is none.
 
-    Such files are left by a system or a program: ``._1.jpg``, ``.ipynb_checkpoints/1.jpg``.
+    Such files are left by a system or a program: `._1.jpg`, `.ipynb_checkpoints/1.jpg`.
     """
     start = len(os.path.join(root, ""))
     return lambda path: (
@@ -235,10 +235,10 @@ def find_images(path: str | os.PathLike) -> list[str]:
     """The image files that a path names: itself, all below a folder, or all that match a glob; sorted.
 
     Args:
-        path: an image, a folder (searched to the bottom) or a glob (``**`` crosses folders).
+        path: An image, a folder (searched to the bottom) or a glob (`**` crosses folders).
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: the folder or the glob holds no image.
+        FileNotFoundError: Nothing is there.
+        ValueError: The folder or the glob holds no image.
     """
     return find_files(path, EXTENSIONS, "image", "a/*.jpg")

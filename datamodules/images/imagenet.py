@@ -1,4 +1,4 @@
-"""ImageNet-1k: ``train/`` and ``val/`` by wnid, or a flat ``val/`` with the development kit's ground truth."""
+"""ImageNet-1k: `train/` and `val/` by wnid, or a flat `val/` with the development kit's ground truth."""
 
 import re
 from pathlib import Path
@@ -19,17 +19,17 @@ _META = Path("data", "meta.mat")
 class ImageNetDataModule(ImageFolderDataModule):
     """ImageNet-1k from disk; class indices follow the 1000 sorted wnids whatever the order of the development kit.
 
-    ``val/`` holds class folders like ``train/``, or the 50,000 images as they come out of the archive; then the
-    development kit's ``data/`` folder is looked for in ``devkit``, in ``root/ILSVRC2012_devkit_t12`` and in ``root``.
+    `val/` holds class folders like `train/`, or the 50,000 images as they come out of the archive; then the
+    development kit's `data/` folder is looked for in `devkit`, in `root/ILSVRC2012_devkit_t12` and in `root`.
 
     Args:
-        root: the folder that holds ``train/`` and ``val/``.
-        num_classes: 1000; ``None`` counts the class folders (a subset of ImageNet).
-        devkit: folder of the unpacked development kit, for a flat ``val/``.
-        kwargs: as for `ImageFolderDataModule`.
+        root: The folder that holds `train/` and `val/`.
+        num_classes: 1000; `None` counts the class folders (a subset of ImageNet).
+        devkit: Folder of the unpacked development kit, for a flat `val/`.
+        kwargs: As for `ImageFolderDataModule`.
 
     Raises:
-        ValueError, FileNotFoundError: one line that names the path or option, what was found and what to do.
+        ValueError, FileNotFoundError: One line that names the path or option, what was found and what to do.
     """
 
     def __init__(self, root: str, num_classes: int | None = 1000, devkit: str | None = None, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ class ImageNetDataModule(ImageFolderDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Sorted wnids of the training split; the known 1000 where only a flat ``val/`` is there."""
+        """Sorted wnids of the training split; the known 1000 where only a flat `val/` is there."""
         if not (self.root / self.train_split).is_dir() and self._flat_images(self.val_split):
             return imagenet_wnids()
         return super().classes
@@ -98,13 +98,13 @@ class ImageNetDataModule(ImageFolderDataModule):
 def read_devkit(devkit: Path) -> list[str]:
     """The wnid of every validation image, in the order of their numbers.
 
-    The ground truth gives an ILSVRC2012 id a line; ``meta.mat`` maps these to wnids (the ids are not the sorted order).
+    The ground truth gives an ILSVRC2012 id a line; `meta.mat` maps these to wnids (the ids are not the sorted order).
 
     Args:
-        devkit: the folder that holds ``data/ILSVRC2012_validation_ground_truth.txt`` and ``data/meta.mat``.
+        devkit: The folder that holds `data/ILSVRC2012_validation_ground_truth.txt` and `data/meta.mat`.
 
     Raises:
-        ValueError: scipy, which reads ``meta.mat``, is not installed, or an id has no wnid.
+        ValueError: Scipy, which reads `meta.mat`, is not installed, or an id has no wnid.
     """
     try:
         from scipy.io import loadmat

@@ -28,20 +28,20 @@ def wnids_of(subset: str) -> list[str]:
 
 
 class ImageNet21kDataModule(ImageFolderDataModule):
-    """ImageNet-21k from disk: ``train/WNID/*``, and ``val/WNID/*`` as 21k-P has it.
+    """ImageNet-21k from disk: `train/WNID/*`, and `val/WNID/*` as 21k-P has it.
 
     The class indices are those of the subset's list, whatever folders there are. Folders of the other classes of
     ImageNet-21k are left out, so that 21k-P can be read from the whole tree. Classes without a validation image are no
-    error; without a ``val/`` set ``val_fraction``.
+    error; without a `val/` set `val_fraction`.
 
     Args:
-        root: the folder that holds ``train/``.
-        subset: ``full`` (21,841 classes), ``p`` (21k-P, 11,221) or ``p_winter21`` (21k-P of the winter 2021 release,
+        root: The folder that holds `train/`.
+        subset: `full` (21,841 classes), `p` (21k-P, 11,221) or `p_winter21` (21k-P of the winter 2021 release,
             10,450).
-        kwargs: as for `ImageFolderDataModule`, without ``cache`` and ``num_classes``.
+        kwargs: As for `ImageFolderDataModule`, without `cache` and `num_classes`.
 
     Raises:
-        ValueError, FileNotFoundError: one line, for classes of the subset without a training folder, folders that are
+        ValueError, FileNotFoundError: One line, for classes of the subset without a training folder, folders that are
             no classes of ImageNet-21k, and empty folders.
     """
 

@@ -23,7 +23,7 @@ def imagenet_wnids() -> list[str]:
 def readable_names(folders: Sequence[str]) -> list[str]:
     """Class names a person can read, in the order of the folders.
 
-    A wnid such as ``n01440764`` becomes its first WordNet word (``tench``); where two folders share that word the wnid
+    A wnid such as `n01440764` becomes its first WordNet word (`tench`); where two folders share that word the wnid
     follows it. In any other name underscores become spaces.
     """
     if not any(_is_wnid(folder) for folder in folders):
@@ -38,11 +38,11 @@ def mapped_names(folders: Sequence[str], file: str) -> list[str]:
     """Class names as a file gives them, in the order of the folders; readable ones of those that it leaves out.
 
     Args:
-        folders: class folders.
-        file: JSON, ``{"FOLDER": "CLASS NAME", ...}``.
+        folders: Class folders.
+        file: JSON, `{"FOLDER": "CLASS NAME", ...}`.
 
     Raises:
-        FileNotFoundError, ValueError: one line, if the file is not there, no such mapping, or names what is not there.
+        FileNotFoundError, ValueError: One line, if the file is not there, no such mapping, or names what is not there.
     """
     path = Path(file).expanduser()
     if not path.is_file():
@@ -110,13 +110,13 @@ def check_same_classes(found: Sequence[str], expected: Sequence[str], where: Pat
     """Raise where two splits do not have the same class folders.
 
     Args:
-        found: sorted folder names of ``where``.
-        expected: sorted folder names of ``reference``.
-        where: the folder looked at.
-        reference: the folder that sets the classes.
+        found: Sorted folder names of `where`.
+        expected: Sorted folder names of `reference`.
+        where: The folder looked at.
+        reference: The folder that sets the classes.
 
     Raises:
-        ValueError: one line that names what is missing and what is too much.
+        ValueError: One line that names what is missing and what is too much.
     """
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     parts = [

@@ -7,7 +7,7 @@ from torch's generator (which makes a resumed run exact) and goes beyond magnitu
 * `timm`: DeiT's `rand-m9-mstd0.5-inc1`, 15 operations, each with a probability and a magnitude drawn around the given;
 * `scenic`: ViViT's, the operations of `big_vision` that move no pixel, and one that does nothing.
 
-Letters: ``H, W`` height and width; ``...`` nothing of an image, ``T`` frames of a clip, which are changed alike.
+Letters: `H, W` height and width; `...` nothing of an image, `T` frames of a clip, which are changed alike.
 """
 
 import difflib
@@ -41,7 +41,7 @@ _MOST = {"big_vision": 30, "timm": 10, "scenic": 30}  # magnitude; timm stops at
 
 
 def choose(kind: str, name: Any, valid: Any) -> Any:
-    """``name`` if it is one of the valid ones, else a ``ValueError`` that names the nearest of them."""
+    """`name` if it is one of the valid ones, else a `ValueError` that names the nearest of them."""
     if name not in valid:
         close = difflib.get_close_matches(str(name), list(valid), n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
@@ -53,13 +53,13 @@ def rand_augment_options(value: Any, base: dict[str, Any] | None) -> dict[str, A
     """All options of RandAugment.
 
     Args:
-        value: mapping of ``policy``, ``num_ops``, ``magnitude``, and for torchvision ``num_magnitude_bins``, for timm
-            ``magnitude_std`` and ``prob``. What it leaves out is ``base``'s, where it is of the same policy, or the
-            policy's default. Without a policy it is torchvision's where ``num_magnitude_bins`` is given.
-        base: a recipe's options; None: it has none.
+        value: Mapping of `policy`, `num_ops`, `magnitude`, and for torchvision `num_magnitude_bins`, for timm
+            `magnitude_std` and `prob`. What it leaves out is `base`'s, where it is of the same policy, or the
+            policy's default. Without a policy it is torchvision's where `num_magnitude_bins` is given.
+        base: A recipe's options; None: it has none.
 
     Raises:
-        ValueError: one line, for an unknown option or a value out of range.
+        ValueError: One line, for an unknown option or a value out of range.
     """
     if not isinstance(value, dict):
         raise ValueError(f"data.rand_augment is a mapping such as {{num_ops: 2, magnitude: 9}} or false, got {value!r}")
@@ -84,11 +84,11 @@ def rand_augment_options(value: Any, base: dict[str, Any] | None) -> dict[str, A
 
 
 def rand_augment(options: dict[str, Any], fill: list[int]) -> Callable[[Tensor], Tensor]:
-    """The transform of uint8 images ``(3, H, W)`` or clips ``(T, 3, H, W)``.
+    """The transform of uint8 images `(3, H, W)` or clips `(T, 3, H, W)`.
 
     Args:
-        options: from `rand_augment_options`.
-        fill: colour of what a rotation or a shear uncovers.
+        options: From `rand_augment_options`.
+        fill: Colour of what a rotation or a shear uncovers.
     """
     policy, rest = options["policy"], {key: value for key, value in options.items() if key != "policy"}
     return v2.RandAugment(**rest, fill=fill) if policy == "torchvision" else RandAugment(policy, **rest, fill=fill)
@@ -98,12 +98,12 @@ class RandAugment:
     """Some operations one after the other, each drawn from all with equal chance.
 
     Args:
-        policy: a name of `OPERATIONS`.
-        num_ops: operations for each image.
+        policy: A name of `OPERATIONS`.
+        num_ops: Operations for each image.
         magnitude: 10 is the end of the original scale.
-        magnitude_std: deviation of a normal distribution that each operation's magnitude is drawn from.
-        prob: probability that a drawn operation is carried out.
-        fill: colour, 0 to 255, of uncovered pixels.
+        magnitude_std: Deviation of a normal distribution that each operation's magnitude is drawn from.
+        prob: Probability that a drawn operation is carried out.
+        fill: Colour, 0 to 255, of uncovered pixels.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class RandAugment:
         self.magnitude_std, self.prob, self.fill = magnitude_std, prob, fill or [128] * 3
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 ``(..., 3, H, W)`` -> the same shape."""
+        """uint8 `(..., 3, H, W)` -> the same shape."""
         names = OPERATIONS[self.policy]
         for _ in range(self.num_ops):
             name = names[int(torch.randint(len(names), ()))]
@@ -132,12 +132,12 @@ class RandAugment:
         return image
 
     def operate(self, name: str, image: Tensor, level: float, sign: int) -> Tensor:
-        """One operation on uint8 ``(..., 3, H, W)``.
+        """One operation on uint8 `(..., 3, H, W)`.
 
         Args:
-            name: of the operation.
-            image: what to change.
-            level: the magnitude over 10.
+            name: Of the operation.
+            image: What to change.
+            level: The magnitude over 10.
             sign: 1 or -1: the direction of a movement, and with timm whether a factor is above or below one.
         """
         increasing = self.policy == "timm"
@@ -191,7 +191,7 @@ class RandAugment:
         return F.affine(image, **move, interpolation=self._mode, fill=self.fill, center=[0.0, 0.0])
 
     def _cutout(self, image: Tensor, reach: int) -> Tensor:
-        """A rectangle of up to twice ``reach``, around a pixel that is drawn; grey, and black in ViViT's."""
+        """A rectangle of up to twice `reach`, around a pixel that is drawn; grey, and black in ViViT's."""
         height, width = image.shape[-2:]
         y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
         image = image.clone()

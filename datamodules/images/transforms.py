@@ -1,7 +1,7 @@
 """Image augmentation as plain data: named recipes, options that override them, torchvision transforms built from both.
 
-Everything works on uint8 tensors ``(3, H, W)``; the conversion to float and the normalisation come last.
-Letters: ``B`` batch, ``C`` classes, ``H, W`` height and width.
+Everything works on uint8 tensors `(3, H, W)`; the conversion to float and the normalisation come last.
+Letters: `B` batch, `C` classes, `H, W` height and width.
 """
 
 from collections.abc import Sequence
@@ -77,15 +77,15 @@ def transform_options(recipe: str = "light", **overrides: Any) -> dict[str, Any]
     """All options of a recipe, with single options replaced.
 
     Args:
-        recipe: a name of ``RECIPES``: ``light``, ``deit``, ``augreg`` and its levels.
-        overrides: any option of the recipe. ``None`` keeps the recipe's value; ``rand_augment=False`` and
-            ``crop_padding=0`` switch off; a ``rand_augment`` mapping changes only the keys it names.
+        recipe: A name of `RECIPES`: `light`, `deit`, `augreg` and its levels.
+        overrides: Any option of the recipe. `None` keeps the recipe's value; `rand_augment=False` and
+            `crop_padding=0` switch off; a `rand_augment` mapping changes only the keys it names.
 
     Returns:
         A new dict with every option.
 
     Raises:
-        ValueError: an unknown recipe, option or interpolation, or a value out of range.
+        ValueError: An unknown recipe, option or interpolation, or a value out of range.
     """
     options = dict(RECIPES[choose("recipe", recipe, RECIPES)])
     for name, value in overrides.items():
@@ -118,7 +118,7 @@ def transform_options(recipe: str = "light", **overrides: Any) -> dict[str, Any]
 
 
 class ResizeToCover(v2.Transform):
-    """Resize, keeping the aspect ratio, to the smallest image that covers ``size``.
+    """Resize, keeping the aspect ratio, to the smallest image that covers `size`.
 
     For a square this is torchvision's resize of the shorter side; for any other shape that would not always cover.
     """
@@ -128,14 +128,14 @@ class ResizeToCover(v2.Transform):
         self.size, self.interpolation = size, interpolation
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The size of the resized image (called by torchvision's ``Transform``)."""
+        """The size of the resized image (called by torchvision's `Transform`)."""
         height, width = v2.functional.get_size(flat_inputs[0])
         factor = max(self.size[0] / height, self.size[1] / width)
         # max(): the product may fall one short of the side that it was made from
         return {"size": [max(round(height * factor), self.size[0]), max(round(width * factor), self.size[1])]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize one image (called by torchvision's ``Transform``)."""
+        """Resize one image (called by torchvision's `Transform`)."""
         return v2.functional.resize(inpt, params["size"], interpolation=self.interpolation, antialias=True)
 
 
@@ -146,9 +146,9 @@ def _resize(size: tuple[int, int], interpolation: v2.InterpolationMode) -> v2.Tr
 
 
 class PadCropFlip:
-    """Pads by zeros, crops a random window of ``size``, and flips it with a probability.
+    """Pads by zeros, crops a random window of `size`, and flips it with a probability.
 
-    The same as v2's ``RandomCrop(size, padding)`` and ``RandomHorizontalFlip``, which take about three times as long to
+    The same as v2's `RandomCrop(size, padding)` and `RandomHorizontalFlip`, which take about three times as long to
     decide what to do with a small image as to do it.
     """
 
@@ -156,7 +156,7 @@ class PadCropFlip:
         self.size, self.padding, self.hflip = size, padding, hflip
 
     def __call__(self, image: Tensor) -> Tensor:
-        """``(3, H, W)`` at least as large as ``size`` less twice the padding -> ``(3, *size)``."""
+        """`(3, H, W)` at least as large as `size` less twice the padding -> `(3, *size)`."""
         (height, width), p = self.size, self.padding
         padded = torch.nn.functional.pad(image, (p, p, p, p))
         free_rows, free_columns = padded.shape[1] - height, padded.shape[2] - width
@@ -170,7 +170,7 @@ class Pipeline:
     """What is done to each image, and what is done to a whole batch, which is cheaper by image.
 
     Called with one image it does both. Attributes:
-        sample: uint8 ``(3, H, W)`` -> uint8 ``(3, *img_size)``, or None where ``resize`` does it all.
+        sample: uint8 `(3, H, W)` -> uint8 `(3, *img_size)`, or None where `resize` does it all.
         resize: a transform without randomness; images of one size go through it as one batch.
         options: from `transform_options`: normalisation and erasing.
     """
@@ -186,7 +186,7 @@ class Pipeline:
         self.erase = v2.RandomErasing(erase, value="random") if erase else None
 
     def stack(self, images: list[Tensor]) -> Tensor:
-        """Images as `sample` left them, uint8 -> normalised float ``(B, 3, *img_size)``."""
+        """Images as `sample` left them, uint8 -> normalised float `(B, 3, *img_size)`."""
         if self.resize is not None:
             first = images[0].shape
             if first[1] * first[2] < self._LARGE and all(image.shape == first for image in images):
@@ -199,7 +199,7 @@ class Pipeline:
         return batch if self.erase is None else torch.stack([self.erase(image) for image in batch])
 
     def __call__(self, image: Tensor) -> Tensor:
-        """uint8 ``(3, H, W)`` -> normalised float ``(3, *img_size)``."""
+        """uint8 `(3, H, W)` -> normalised float `(3, *img_size)`."""
         return self.stack([image if self.sample is None else self.sample(image)])[0]
 
 
@@ -209,7 +209,7 @@ def _jitter(value: Any) -> tuple[float, ...]:
 
 
 def change_colours(options: dict[str, Any]) -> list[Any]:
-    """RandAugment, colour jitter and the loss of colour, on uint8 images ``(3, H, W)`` or clips ``(T, 3, H, W)``."""
+    """RandAugment, colour jitter and the loss of colour, on uint8 images `(3, H, W)` or clips `(T, 3, H, W)`."""
     steps: list[Any] = []
     if options["rand_augment"]:
         # what a rotation or a shear uncovers gets the mean colour
@@ -231,11 +231,11 @@ def random_resized_crop(img_size: tuple[int, int], options: dict[str, Any]) -> v
 
 
 def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeline:
-    """uint8 ``(3, H, W)`` of any size -> augmented, normalised float ``(3, *img_size)``.
+    """uint8 `(3, H, W)` of any size -> augmented, normalised float `(3, *img_size)`.
 
     Args:
         img_size: (height, width) in pixels.
-        options: from `transform_options`.
+        options: From `transform_options`.
     """
     if options["crop_padding"]:
         resize = _resize(img_size, v2.InterpolationMode(options["interpolation"]))
@@ -248,11 +248,11 @@ def train_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipel
 
 
 def eval_transform(img_size: tuple[int, int], options: dict[str, Any]) -> Pipeline:
-    """uint8 ``(3, H, W)`` of any size -> the normalised centre crop ``(3, *img_size)``; nothing is random.
+    """uint8 `(3, H, W)` of any size -> the normalised centre crop `(3, *img_size)`; nothing is random.
 
     Args:
         img_size: (height, width) in pixels.
-        options: from `transform_options`.
+        options: From `transform_options`.
     """
     height, width = (round(side / options["crop_pct"]) for side in img_size)
     resize = _resize((height, width), v2.InterpolationMode(options["interpolation"]))

@@ -16,12 +16,12 @@ TRANSIENT = frozenset(
 
 
 def with_retries(read: Callable[[], T], attempts: int = 5, wait: float = 0.1) -> T:
-    """What ``read`` returns, tried again after a transient ``OSError``.
+    """What `read` returns, tried again after a transient `OSError`.
 
     Args:
-        read: opens and reads from the start each time.
-        attempts: in all; the last error passes through.
-        wait: seconds before the second attempt, doubled before each further one: 1.5 seconds in all.
+        read: Opens and reads from the start each time.
+        attempts: In all; the last error passes through.
+        wait: Seconds before the second attempt, doubled before each further one: 1.5 seconds in all.
     """
     for attempt in range(attempts):
         try:

@@ -13,7 +13,7 @@ class Unreadable(str):
     from the others.
 
     Attributes:
-        error: what is wrong with the file, in one line.
+        error: What is wrong with the file, in one line.
     """
 
     error: str
@@ -41,18 +41,18 @@ def unreadable(item: Any, error: BaseException) -> Any:
 
 
 def read_bad_files(path: str | os.PathLike, root: str | os.PathLike = ".") -> set[str]:
-    """The list that ``lookupvit check-data`` writes: a file a line, then a tab and the reason.
+    """The list that `lookupvit check-data` writes: a file a line, then a tab and the reason.
 
     Args:
-        path: the list; lines that start with ``#`` are comments.
-        root: what relative paths in it are relative to.
+        path: The list; lines that start with `#` are comments.
+        root: What relative paths in it are relative to.
 
     Returns:
         absolute paths.
 
     Raises:
-        FileNotFoundError: there is no such list.
-        ValueError: it is no text.
+        FileNotFoundError: There is no such list.
+        ValueError: It is no text.
     """
     path = Path(path).expanduser()
     if not path.is_file():

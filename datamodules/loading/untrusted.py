@@ -1,8 +1,8 @@
 """What a file may say: the one home, on the side of the data, of the rules for what comes out of files.
 
-Commands (``pipe:``) and addresses are taken from the command line and the user's own YAML alone. A name in a file is
+Commands (`pipe:`) and addresses are taken from the command line and the user's own YAML alone. A name in a file is
 the name of another file below the folder that the user gave, never a command, an address or a way out of that folder.
-A few bytes that ask for much memory are refused before anything is allocated. ``docs/SECURITY.md`` is the promise.
+A few bytes that ask for much memory are refused before anything is allocated. `docs/SECURITY.md` is the promise.
 """
 
 import json
@@ -41,13 +41,13 @@ def inside(name: Any, where: str, address: bool = False) -> str:
     """A name that a file gives to another file, if it stays below the folder that the user named.
 
     Args:
-        name: Such as ``train-00000.tar`` or ``train2017/000000000009.jpg``.
+        name: Such as `train-00000.tar` or `train2017/000000000009.jpg`.
         where: What the file is called, for the error.
         address: Whether it becomes part of an address or of a shell's command; it then has only characters that mean
             nothing there.
 
     Raises:
-        ValueError: If it is absolute, goes up by ``..``, is an address or a command, or has control characters.
+        ValueError: If it is absolute, goes up by `..`, is an address or a command, or has control characters.
     """
     text = name if isinstance(name, str) else ""
     parts = text.split("/")
@@ -80,8 +80,8 @@ def check_may_write(data: Any, option: str) -> None:
     """Call it before a DataModule makes files in the folder that an option of it names.
 
     Args:
-        data: The DataModule; ``chosen_by_file`` has the options that a checkpoint chose, not the user.
-        option: Such as ``root``.
+        data: The DataModule; `chosen_by_file` has the options that a checkpoint chose, not the user.
+        option: Such as `root`.
 
     Raises:
         ValueError: If a checkpoint named the folder.

@@ -23,22 +23,22 @@ _BATCH = 500  # images corrupted at a time
 class CIFAR10CDataModule(SeveralTestSets, CIFAR10DataModule):
     """CIFAR-10's test images, clean and under 15 corruptions x 5 severities, in one test.
 
-    The folder ``corrupted`` has the layout of the published archive: ``labels.npy`` and one ``CORRUPTION.npy`` each,
-    uint8 ``(5 n, 32, 32, 3)``, the five severities one after the other. What is missing is made (see
+    The folder `corrupted` has the layout of the published archive: `labels.npy` and one `CORRUPTION.npy` each,
+    uint8 `(5 n, 32, 32, 3)`, the five severities one after the other. What is missing is made (see
     `datamodules.robustness.corruptions` for where it differs from the published) and kept there: 154 MB for each
     corruption of all 10,000 images.
 
     Args:
         root: CIFAR-10 as JPEGs in class folders, as for `CIFAR10DataModule`.
-        corrupted: folder of the arrays.
-        corruptions: names; None: all 15.
-        severities: of 1 to 5.
-        limit: make and test about so many images, evenly spread over the classes; None: all. Use another ``corrupted``
+        corrupted: Folder of the arrays.
+        corruptions: Names; None: all 15.
+        severities: Of 1 to 5.
+        limit: Make and test about so many images, evenly spread over the classes; None: all. Use another `corrupted`
             for each number.
-        kwargs: as for `CIFAR10DataModule`.
+        kwargs: As for `CIFAR10DataModule`.
 
     Raises:
-        ValueError: one line, for names that do not exist, or arrays that do not belong to these images.
+        ValueError: One line, for names that do not exist, or arrays that do not belong to these images.
     """
 
     def __init__(

@@ -210,7 +210,7 @@ def corrupt(images: Tensor, kind: str, severity: int, seeds: Sequence[int]) -> T
 
     Args:
         images: uint8 `(B, 3, H, W)`; the severities are those for 32 pixels.
-        kind: a name of `CORRUPTIONS`.
+        kind: A name of `CORRUPTIONS`.
         severity: 1 to 5.
         seeds: B numbers, such as the places of the images in their data set.
 
@@ -218,7 +218,7 @@ def corrupt(images: Tensor, kind: str, severity: int, seeds: Sequence[int]) -> T
         uint8 `(B, 3, H, W)`.
 
     Raises:
-        ValueError: for a kind or a severity that there is not.
+        ValueError: For a kind or a severity that there is not.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"corruption {kind!r} is unknown: choose of {', '.join(CORRUPTIONS)}")

@@ -81,9 +81,9 @@ def plasma(draws: list[Generator], size: Sequence[int], decay: float) -> Tensor:
     """Diamond-square fractals `(B, *size)` in [0, 1], periodic in the next power of two.
 
     Args:
-        draws: a generator an image.
+        draws: A generator an image.
         size: (height, width).
-        decay: by how much the roughness falls from one scale to the next.
+        decay: By how much the roughness falls from one scale to the next.
     """
     side = 2 ** ceil(log2(max(size)))
     field = torch.zeros(len(draws), side, side)

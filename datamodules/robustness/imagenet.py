@@ -17,28 +17,28 @@ from datamodules.robustness.sets import SeveralTestSets, TestSet
 class ImageNetRobustnessDataModule(SeveralTestSets, ImageNetDataModule):
     """Every robustness set of ImageNet that is on disk, in one test.
 
-    The layouts are those of the archives: ``CORRUPTION/SEVERITY/WNID/*.JPEG`` for -C (also below the folders ``noise``,
-    ``blur``, ... of its archives), ``WNID/*`` for -R, -A, -O and -Sketch, ``0/ ... 999/`` for -V2, whose folder names
+    The layouts are those of the archives: `CORRUPTION/SEVERITY/WNID/*.JPEG` for -C (also below the folders `noise`,
+    `blur`, ... of its archives), `WNID/*` for -R, -A, -O and -Sketch, `0/ ... 999/` for -V2, whose folder names
     are class indices. -R, -A and -O hold 200 classes each; what a model says is restricted to those first. -O needs the
     clean validation images of its classes beside it.
 
     Images of -C were made by the resize and the crop to 224 pixels, so that they are read as they are (scaled as a
-    whole where ``img_size`` is another); those of the other sets are resized and cropped as the clean images.
+    whole where `img_size` is another); those of the other sets are resized and cropped as the clean images.
 
     Args:
-        root: ImageNet; ``val/`` is tested as "imagenet" where it is there.
-        imagenet_c: folder of ImageNet-C.
-        imagenet_r: folder of ImageNet-R.
-        imagenet_a: folder of ImageNet-A.
-        imagenet_o: folder of ImageNet-O.
-        imagenet_v2: folder of one of the three ImageNet-V2 sets.
-        imagenet_sketch: folder of ImageNet-Sketch.
-        severities: those of ImageNet-C to test.
-        wnids: the model's classes in their order; None: the 1000 of ImageNet-1k.
-        kwargs: as for `ImageNetDataModule`.
+        root: ImageNet; `val/` is tested as "imagenet" where it is there.
+        imagenet_c: Folder of ImageNet-C.
+        imagenet_r: Folder of ImageNet-R.
+        imagenet_a: Folder of ImageNet-A.
+        imagenet_o: Folder of ImageNet-O.
+        imagenet_v2: Folder of one of the three ImageNet-V2 sets.
+        imagenet_sketch: Folder of ImageNet-Sketch.
+        severities: Those of ImageNet-C to test.
+        wnids: The model's classes in their order; None: the 1000 of ImageNet-1k.
+        kwargs: As for `ImageNetDataModule`.
 
     Raises:
-        ValueError, FileNotFoundError: one line, if a folder is not laid out as its archive is, or none of the sets is
+        ValueError, FileNotFoundError: One line, if a folder is not laid out as its archive is, or none of the sets is
             on disk.
     """
 

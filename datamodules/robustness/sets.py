@@ -18,10 +18,10 @@ class TestSet:
     """What is asked of the images of one test set.
 
     Attributes:
-        name: the data set, such as "imagenet-c".
-        part: the corruption, where it has those.
-        severity: of the corruption, 1 to 5; 0 where there is none.
-        classes: class indices that the logits are restricted to; None for all of the model's.
+        name: The data set, such as "imagenet-c".
+        part: The corruption, where it has those.
+        severity: Of the corruption, 1 to 5; 0 where there is none.
+        classes: Class indices that the logits are restricted to; None for all of the model's.
         role: "accuracy"; or for detecting what is no known class, "out" for such images and "in" for the others of the
             same `name`.
     """
@@ -39,8 +39,8 @@ class TestSets(Dataset):
     """The samples of many data sets one after the other, as `(image, (target, set))`.
 
     Args:
-        sets: what each asks for.
-        data: as many data sets of `(image, target)`.
+        sets: What each asks for.
+        data: As many data sets of `(image, target)`.
     """
 
     __test__ = False

@@ -20,7 +20,7 @@ _OF_FOLDERS = ("cache", "exclude", "val_fraction")
 
 
 class WebDatasetDataModule(ImageFolderDataModule):
-    """Images out of shards, ``NAME-0000.tar`` of ``jpg`` and ``cls``, with ``_info.json`` that has their lengths.
+    """Images out of shards, `NAME-0000.tar` of `jpg` and `cls`, with `_info.json` that has their lengths.
 
     Every node, rank and worker reads its own part. An epoch of training gives each sample once, less what does not
     fill a batch of every rank; evaluation gives each exactly once, in batches that are as many on every rank.
@@ -31,18 +31,18 @@ class WebDatasetDataModule(ImageFolderDataModule):
     shuffle buffer still needs something are read again from their start, decoding nothing that was given before.
 
     Args:
-        root: a folder, an address of fsspec (``s3://bucket/imagenet``, ...), ``http(s)://...``, or a command such as
-            ``pipe:aws s3 cp s3://bucket/imagenet/{} -``; ``{}`` is the file's name.
-        shuffle_buffer: samples, as they are in the files, that each worker chooses the next one from (2,048 of
+        root: A folder, an address of fsspec (`s3://bucket/imagenet`, ...), `http(s)://...`, or a command such as
+            `pipe:aws s3 cp s3://bucket/imagenet/{} -`; `{}` is the file's name.
+        shuffle_buffer: Samples, as they are in the files, that each worker chooses the next one from (2,048 of
             ImageNet take 230 MB).
-        num_classes: ``None`` = what ``_info.json`` says (``lookupvit make-shards`` writes it; timm's has none).
-        train_split: name of the training shards in ``_info.json``.
-        val_split: name of the validation shards; ``None`` = ``validation``, or else ``val``.
-        test_split: name of the test shards; ``None`` = ``test`` where it is, or else the validation shards.
-        kwargs: as for `ImageFolderDataModule`, but for ``cache`` and ``val_fraction``.
+        num_classes: `None` = what `_info.json` says (`lookupvit make-shards` writes it; timm's has none).
+        train_split: Name of the training shards in `_info.json`.
+        val_split: Name of the validation shards; `None` = `validation`, or else `val`.
+        test_split: Name of the test shards; `None` = `test` where it is, or else the validation shards.
+        kwargs: As for `ImageFolderDataModule`, but for `cache` and `val_fraction`.
 
     Raises:
-        ValueError, FileNotFoundError: one line that names the address or option, what was found and what to do.
+        ValueError, FileNotFoundError: One line that names the address or option, what was found and what to do.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class WebDatasetDataModule(ImageFolderDataModule):
 
     @property
     def info(self) -> dict[str, Any]:
-        """``_info.json``."""
+        """`_info.json`."""
         if self._info is None:
             self._info = read_info(self.url)
         return self._info
 
     @property
     def classes(self) -> list[str]:
-        """Class folders as ``make-shards`` noted them; ImageNet-1k's wnids of 1000 classes; else nothing is known."""
+        """Class folders as `make-shards` noted them; ImageNet-1k's wnids of 1000 classes; else nothing is known."""
         if self._info is None and self.predict_path is not None and self._num_classes is not None:
             return imagenet_wnids() if self._num_classes == 1000 else []  # prediction needs no shards
         names = self.info.get("classes")
@@ -85,7 +85,7 @@ class WebDatasetDataModule(ImageFolderDataModule):
 
     @property
     def num_classes(self) -> int:
-        """The number given, else that of ``_info.json``."""
+        """The number given, else that of `_info.json`."""
         if self._num_classes is not None:
             return self._num_classes
         if not self.classes:
@@ -100,7 +100,7 @@ class WebDatasetDataModule(ImageFolderDataModule):
         return readable_names(self.classes)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read ``_info.json``; the shards themselves are opened when they are read."""
+        """Read `_info.json`; the shards themselves are opened when they are read."""
         if stage == "predict":
             super().setup(stage)
             return

@@ -20,13 +20,13 @@ class Plan:
     """Which samples a batch has; the same on every rank.
 
     Args:
-        lengths: of the shards.
-        batch_size: of one rank; without ``drop_last`` at most so many, spread evenly (one more where a rank would
+        lengths: Of the shards.
+        batch_size: Of one rank; without `drop_last` at most so many, spread evenly (one more where a rank would
             otherwise have fewer batches than another).
-        ranks: processes.
-        seed: of the order.
-        buffer: samples of the shuffle buffer of a worker; 0: in order, the shards too.
-        drop_last: leave out what does not fill a batch of every rank.
+        ranks: Processes.
+        seed: Of the order.
+        buffer: Samples of the shuffle buffer of a worker; 0: in order, the shards too.
+        drop_last: Leave out what does not fill a batch of every rank.
     """
 
     lengths: tuple[int, ...]
@@ -58,10 +58,10 @@ class Plan:
     def stream(
         self, epoch: int, rank: int, number: int, streams: int
     ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-        """One of a rank's streams, which has its batches ``number``, ``number + streams``, ...
+        """One of a rank's streams, which has its batches `number`, `number + streams`, ...
 
         Returns:
-            The samples in the order in which they are given, each ``(shard, place in it)``; the sizes of the batches;
+            The samples in the order in which they are given, each `(shard, place in it)`; the sizes of the batches;
             the shards in the order in which the buffer takes them in.
         """
         sizes = self._sizes(rank)

@@ -27,7 +27,7 @@ _ATTEMPTS = 5
 
 
 class CorruptShardError(OneLineError):
-    """A shard that cannot be read, or that is not what ``_info.json`` says; one line that names it."""
+    """A shard that cannot be read, or that is not what `_info.json` says; one line that names it."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Shards:
 
 
 def shard_url(root: str, name: str) -> str:
-    """The address of a file: in the place of ``{}`` in ``root``, else below it."""
+    """The address of a file: in the place of `{}` in `root`, else below it."""
     return root.replace("{}", name) if "{}" in root else f"{root.rstrip('/')}/{name}"
 
 
 def open_url(url: str) -> BinaryIO:
-    """A stream of bytes: of a path, of ``http(s)://`` (by curl) and ``pipe:COMMAND``, else of what fsspec knows."""
+    """A stream of bytes: of a path, of `http(s)://` (by curl) and `pipe:COMMAND`, else of what fsspec knows."""
     if not is_address(url):
         return open(url, "rb")
     if url.startswith(("pipe:", "http://", "https://")):
@@ -58,11 +58,11 @@ def open_url(url: str) -> BinaryIO:
 
 
 def read_info(root: str) -> dict[str, Any]:
-    """What ``_info.json`` says, as timm writes it: ``splits``, each with ``filenames`` and ``shard_lengths``.
+    """What `_info.json` says, as timm writes it: `splits`, each with `filenames` and `shard_lengths`.
 
     Raises:
-        FileNotFoundError: the folder or the file is not there.
-        ValueError: it is not what it must be.
+        FileNotFoundError: The folder or the file is not there.
+        ValueError: It is not what it must be.
     """
     url = shard_url(root, INFO)
     if not is_address(root) and not Path(root).is_dir():
@@ -86,7 +86,7 @@ def read_split(root: str, info: dict[str, Any], split: str) -> Shards:
     """The shards of one split.
 
     Raises:
-        ValueError: there is no such split, or its entry is not what it must be.
+        ValueError: There is no such split, or its entry is not what it must be.
     """
     where = f"{shard_url(root, INFO)!r}"
     if split not in info["splits"]:
@@ -110,19 +110,19 @@ def read_split(root: str, info: dict[str, Any], split: str) -> Shards:
 
 
 class StreamedImages(Watched, Dataset):
-    """Batches of a rank out of shards: asked for `Key(epoch, batch)` it gives pairs ``(Key(epoch, number), sample)``.
+    """Batches of a rank out of shards: asked for `Key(epoch, batch)` it gives pairs `(Key(epoch, number), sample)`.
 
-    A sample is ``(image (3, H, W) uint8, class)``, or None for an image left out. Batches that follow one another, as a
+    A sample is `(image (3, H, W) uint8, class)`, or None for an image left out. Batches that follow one another, as a
     `StreamSampler` asks each worker for them, come from one stream; any other is sought from the start of its stream,
     which opens only the shards that are still needed.
 
     Args:
-        shards: of the split.
-        plan: of the batches.
-        rank: of this process.
-        transform: of an image, or None; its chance follows from (seed, epoch, number of the sample).
-        classes: a class index is below this number.
-        skip_corrupt: leave out images that cannot be decoded.
+        shards: Of the split.
+        plan: Of the batches.
+        rank: Of this process.
+        transform: Of an image, or None; its chance follows from (seed, epoch, number of the sample).
+        classes: A class index is below this number.
+        skip_corrupt: Leave out images that cannot be decoded.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class StreamedImages(Watched, Dataset):
                         yield (shard, place), content
 
     def _read_shard(self, shard: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Places and contents of a shard, up to ``last``; a transient error is tried again from where it came."""
+        """Places and contents of a shard, up to `last`; a transient error is tried again from where it came."""
         url, length = self.shards.urls[shard], self.shards.lengths[shard]
         place, attempts = 0, _ATTEMPTS
         while True:

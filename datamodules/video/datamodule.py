@@ -150,7 +150,7 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
         """The videos of one split.
 
         Raises:
-            ValueError, FileNotFoundError: the data set is not what it must be.
+            ValueError, FileNotFoundError: The data set is not what it must be.
         """
 
     # -- data sets ---------------------------------------------------------------------------------------------------
@@ -159,10 +159,10 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
         """Check the data set and list its files.
 
         Args:
-            stage: ``fit``, ``validate``, ``test``, ``predict``, or ``None`` for all but ``predict``.
+            stage: `fit`, `validate`, `test`, `predict`, or `None` for all but `predict`.
 
         Raises:
-            ValueError, FileNotFoundError: the data set is not what it must be.
+            ValueError, FileNotFoundError: The data set is not what it must be.
         """
         if self.trainer is not None and not any(isinstance(each, BadVideoReport) for each in self.trainer.callbacks):
             self.trainer.callbacks.append(BadVideoReport(self._datasets))
@@ -218,17 +218,17 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
         return self._evaluation_loader(dataset, CollateVideos(), None if name == "val" else self.test_batch_size)
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled, augmented batches ``(clips (B, 3, T, H, W), targets (B,) or soft (B, K))``."""
+        """Shuffled, augmented batches `(clips (B, 3, T, H, W), targets (B,) or soft (B, K))`."""
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
-        """Batches ``(clips (B, 3, T, H, W), targets (B,))`` in the order of the list."""
+        """Batches `(clips (B, 3, T, H, W), targets (B,))` in the order of the list."""
         return self._loader("val")
 
     def test_dataloader(self) -> DataLoader:
-        """Batches ``(views (B, V, 3, T, H, W), targets (B,), videos (B,))`` in the order of the list."""
+        """Batches `(views (B, V, 3, T, H, W), targets (B,), videos (B,))` in the order of the list."""
         return self._loader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches ``(views (B, V, 3, T, H, W), files)``; views of an `Unreadable` file are blank."""
+        """Batches `(views (B, V, 3, T, H, W), files)`; views of an `Unreadable` file are blank."""
         return self._loader("predict")

@@ -1,6 +1,6 @@
 """A map-style data set of labelled videos that survives bad files: it has a length, and every sample its place.
 
-Letters: ``T`` frames, ``V`` views = clips x crops, ``C`` = 3 channels, ``H, W`` pixels, ``n`` videos.
+Letters: `T` frames, `V` views = clips x crops, `C` = 3 channels, `H, W` pixels, `n` videos.
 """
 
 import logging
@@ -39,21 +39,21 @@ class VideoDataset(Dataset):
     views of one that cannot be read are blank, and its name is an `Unreadable`, which says why.
 
     Args:
-        samples: pairs of a file and its item: a class index, or anything a batch should carry along.
-        sampler: chooses the frames.
-        transform: of the frames ``(T, 3, H, W)``: to one clip ``(3, T, H, W)`` in training, else to the views
-            ``(crops, 3, T, H, W)``.
-        kind: ``train``: samples are ``(clip (3, T, H, W), item)``, at a random time; ``val``: the same of the middle
-            clip; ``test``: ``(views (V, 3, T, H, W), item, place)``; ``predict``: ``(views, item)``.
-        clips: of a video in ``test`` and ``predict``, evenly spaced.
-        decoder: ``auto``, ``pyav`` or ``torchcodec``.
-        threads: of the decoder.
-        retries: how many other videos to try in place of a bad one.
-        max_bad_share: part of the n videos that may be bad.
-        cache: keep the decoded frames of whole videos in memory (of small ones only).
+        samples: Pairs of a file and its item: a class index, or anything a batch should carry along.
+        sampler: Chooses the frames.
+        transform: Of the frames `(T, 3, H, W)`: to one clip `(3, T, H, W)` in training, else to the views
+            `(crops, 3, T, H, W)`.
+        kind: `train`: samples are `(clip (3, T, H, W), item)`, at a random time; `val`: the same of the middle
+            clip; `test`: `(views (V, 3, T, H, W), item, place)`; `predict`: `(views, item)`.
+        clips: Of a video in `test` and `predict`, evenly spaced.
+        decoder: `auto`, `pyav` or `torchcodec`.
+        threads: Of the decoder.
+        retries: How many other videos to try in place of a bad one.
+        max_bad_share: Part of the n videos that may be bad.
+        cache: Keep the decoded frames of whole videos in memory (of small ones only).
 
     Raises:
-        TooManyBadVideosError: more are bad than ``max_bad_share``, or ``retries`` in a row.
+        TooManyBadVideosError: More are bad than `max_bad_share`, or `retries` in a row.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class VideoDataset(Dataset):
             return blank.repeat(self.clips, 1, 1, 1, 1), unreadable(self.samples[place][1]["label"], error)
 
     def _try(self, place: int) -> tuple[Any, ...] | None:
-        """One sample, or ``None`` for a bad file."""
+        """One sample, or `None` for a bad file."""
         try:
             return self._read(place)
         except (CorruptVideoError, FileNotFoundError) as error:
@@ -147,7 +147,7 @@ class VideoDataset(Dataset):
         return views[0] if self.kind == "val" else views, label["label"]
 
     def _random_window(self, index: VideoIndex) -> list[int]:
-        """A clip at a random time. PyTorchVideo draws with Python's ``random``; what the loader seeds is torch's."""
+        """A clip at a random time. PyTorchVideo draws with Python's `random`; what the loader seeds is torch's."""
         state = random.getstate()
         random.seed(int(torch.randint(1 << 62, ())))
         try:
@@ -200,10 +200,10 @@ class _CachedVideo:
 
 
 class BadVideoReport(Callback):
-    """Says at the end of each epoch how many clips were replaced, and logs the share as ``train/replaced_share``.
+    """Says at the end of each epoch how many clips were replaced, and logs the share as `train/replaced_share`.
 
     Args:
-        datasets: the data sets of a DataModule by name, of which ``train`` is watched.
+        datasets: The data sets of a DataModule by name, of which `train` is watched.
     """
 
     def __init__(self, datasets: dict[str, VideoDataset]) -> None:

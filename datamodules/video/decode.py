@@ -4,7 +4,7 @@ The index comes from one pass over the packets, without decoding: it says how ma
 shown, so that clips can be chosen before anything is decoded, and it finds truncated files. Then a reader seeks to the
 key frame before a frame that is wanted.
 
-Letters: ``n`` frames, ``H, W`` height and width of a frame, upright.
+Letters: `n` frames, `H, W` height and width of a frame, upright.
 """
 
 import os
@@ -30,15 +30,15 @@ class VideoReader:
     """Frames of one video file by PyAV; a context manager that closes what it opens.
 
     Args:
-        path: a video file; audio is never read.
-        threads: of the decoder; 1 suits data workers, of which there are many.
+        path: A video file; audio is never read.
+        threads: Of the decoder; 1 suits data workers, of which there are many.
 
     Attributes:
-        index: number and times of the frames.
+        index: Number and times of the frames.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        CorruptVideoError: the file is empty, truncated, damaged, or no video.
+        FileNotFoundError: There is no such file.
+        CorruptVideoError: The file is empty, truncated, damaged, or no video.
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1) -> None:
@@ -86,13 +86,13 @@ class VideoReader:
         """Decode the frames at some places, which may come in any order and more than once.
 
         Args:
-            indices: places from 0 to ``len(self) - 1``, in the order in which the frames are shown.
+            indices: Places from 0 to `len(self) - 1`, in the order in which the frames are shown.
 
         Returns:
-            uint8 tensor ``(len(indices), 3, H, W)``.
+            uint8 tensor `(len(indices), 3, H, W)`.
 
         Raises:
-            CorruptVideoError: one of them cannot be decoded.
+            CorruptVideoError: One of them cannot be decoded.
         """
         wanted = sorted(set(indices))
         if not wanted or wanted[0] < 0 or wanted[-1] >= len(self):
@@ -158,7 +158,7 @@ class VideoReader:
         self._container.seek(target, stream=self._stream, backward=True, any_frame=False)
 
     def _array(self, frame: av.VideoFrame, place: int) -> np.ndarray:
-        """uint8 ``(H, W, 3)``, upright."""
+        """uint8 `(H, W, 3)`, upright."""
         if frame.is_corrupt:
             raise CorruptVideoError.about(self.path, f"frame {place} of {len(self)} is damaged")
         width, height = self.index.coded_size
@@ -194,23 +194,23 @@ class TorchCodecReader(VideoReader):
 
 
 def open_video(path: str | os.PathLike, decoder: str = "auto", threads: int = 1) -> VideoReader:
-    """A reader of one video file; close it, or use it in ``with``.
+    """A reader of one video file; close it, or use it in `with`.
 
     Args:
-        path: the file.
-        decoder: ``pyav``, ``torchcodec``, or ``auto`` (TorchCodec where it loads, else PyAV).
-        threads: of the decoder.
+        path: The file.
+        decoder: `pyav`, `torchcodec`, or `auto` (TorchCodec where it loads, else PyAV).
+        threads: Of the decoder.
 
     Raises:
-        ValueError: ``torchcodec`` was asked for and does not load, or the name is unknown.
-        FileNotFoundError: there is no such file.
-        CorruptVideoError: the file is empty, truncated, damaged, or no video.
+        ValueError: `torchcodec` was asked for and does not load, or the name is unknown.
+        FileNotFoundError: There is no such file.
+        CorruptVideoError: The file is empty, truncated, damaged, or no video.
     """
     return (TorchCodecReader if choose_decoder(decoder) == "torchcodec" else VideoReader)(path, threads)
 
 
 def choose_decoder(decoder: str) -> str:
-    """``pyav`` or ``torchcodec``: what a name means on this machine; errors as of `open_video`."""
+    """`pyav` or `torchcodec`: what a name means on this machine; errors as of `open_video`."""
     if decoder not in DECODERS:
         raise ValueError(f"unknown data.decoder {decoder!r}: valid: {', '.join(DECODERS)}")
     if decoder == "pyav":
@@ -246,7 +246,7 @@ def check_video(path: str | os.PathLike) -> int:
         number of frames.
 
     Raises:
-        FileNotFoundError, CorruptVideoError: as `VideoReader`.
+        FileNotFoundError, CorruptVideoError: As `VideoReader`.
     """
     with VideoReader(path) as video:
         count = 0
@@ -270,5 +270,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _stack(frames: list[np.ndarray]) -> Tensor:
-    """Frames ``(H, W, 3)`` -> ``(n, 3, H, W)``, one copy; in memory the channels stay last, as resizing likes them."""
+    """Frames `(H, W, 3)` -> `(n, 3, H, W)`, one copy; in memory the channels stay last, as resizing likes them."""
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)

@@ -35,13 +35,13 @@ class VideoIndex:
     """What is known of a video before anything is decoded.
 
     Attributes:
-        pts: int64 ``(n,)``, ascending: when each frame is shown, in ticks of ``time_base``.
-        time_base: seconds of a tick.
-        duration: seconds from the first frame to the end of the last.
-        fps: mean frames a second.
+        pts: int64 `(n,)`, ascending: when each frame is shown, in ticks of `time_base`.
+        time_base: Seconds of a tick.
+        duration: Seconds from the first frame to the end of the last.
+        fps: Mean frames a second.
         keys: int64, ascending: timestamps of the key frames.
         seek: int64, one a key frame: what to seek to for it.
-        timed: whether frames can be told by their timestamps; else only by counting from the start.
+        timed: Whether frames can be told by their timestamps; else only by counting from the start.
         coded_size: (width, height) in pixels, as stored.
     """
 
@@ -63,12 +63,12 @@ def read_index(path: str, container: av.container.InputContainer, stream: av.vid
     """Read all packets of the video stream.
 
     Args:
-        path: for the text of errors.
-        container: just opened.
-        stream: the video stream in it.
+        path: For the text of errors.
+        container: Just opened.
+        stream: The video stream in it.
 
     Raises:
-        CorruptVideoError: there is no frame, or less than the file declares.
+        CorruptVideoError: There is no frame, or less than the file declares.
         av.FFmpegError: the file cannot be read.
     """
     for other in container.streams:

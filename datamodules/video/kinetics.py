@@ -1,6 +1,6 @@
 """Kinetics-400, -600 and -700 in the layouts that they have on disk.
 
-The class order is that of the names with spaces, sorted: folders and lists write ``air_drumming`` for ``air drumming``,
+The class order is that of the names with spaces, sorted: folders and lists write `air_drumming` for `air drumming`,
 and a sort with underscores would differ.
 """
 
@@ -28,7 +28,7 @@ def class_name(label: str) -> str:
 
 
 def clip_stem(row: dict[str, str]) -> str:
-    """File name, without its ending, of an annotation: ``{youtube_id}_{start:06d}_{end:06d}``."""
+    """File name, without its ending, of an annotation: `{youtube_id}_{start:06d}_{end:06d}`."""
     return f"{row['youtube_id']}_{int(float(row['time_start'])):06d}_{int(float(row['time_end'])):06d}"
 
 
@@ -42,19 +42,19 @@ def _annotation_rows(file: Path) -> list[dict[str, str]]:
 class KineticsDataModule(VideoDataModule):
     """Kinetics: csv annotations with flat folders, class folders, or lists of paths and labels.
 
-    - ``csv``: ``train.csv``, ``val.csv`` (or ``validate.csv``, ``kinetics400_train.csv``, or one csv with a column
-      ``split``) with ``label,youtube_id,time_start,time_end,split``, in ``root`` or ``root/annotations``; the videos
-      are anywhere below ``root/train`` and ``root/val``, named ``{youtube_id}_{start:06d}_{end:06d}`` or by the id.
-    - ``folders``: ``root/train/CLASS/*.mp4``, class names with spaces or underscores.
-    - ``list``: ``train.txt``, ``val.txt`` (``*train*.txt``, or ``.csv`` without a header) with lines ``path label``;
-      paths relative to ``root`` or to the split's folder, the label a number or a name with underscores. Names of
-      numbered classes come from ``classes.txt`` (one a line) or from the folders in the paths.
+    - `csv`: `train.csv`, `val.csv` (or `validate.csv`, `kinetics400_train.csv`, or one csv with a column
+      `split`) with `label,youtube_id,time_start,time_end,split`, in `root` or `root/annotations`; the videos
+      are anywhere below `root/train` and `root/val`, named `{youtube_id}_{start:06d}_{end:06d}` or by the id.
+    - `folders`: `root/train/CLASS/*.mp4`, class names with spaces or underscores.
+    - `list`: `train.txt`, `val.txt` (`*train*.txt`, or `.csv` without a header) with lines `path label`;
+      paths relative to `root` or to the split's folder, the label a number or a name with underscores. Names of
+      numbered classes come from `classes.txt` (one a line) or from the folders in the paths.
 
     Args:
-        root: the folder of the data set.
-        layout: one of these, or ``auto``: the first that fits.
-        annotations: folder with the csv files or lists, where it is not ``root``.
-        kwargs: as for `VideoDataModule`.
+        root: The folder of the data set.
+        layout: One of these, or `auto`: the first that fits.
+        annotations: Folder with the csv files or lists, where it is not `root`.
+        kwargs: As for `VideoDataModule`.
     """
 
     def __init__(self, root: str, layout: str = "auto", annotations: str | None = None, **kwargs: Any) -> None:
@@ -65,7 +65,7 @@ class KineticsDataModule(VideoDataModule):
 
     @cached_property
     def layout(self) -> str:
-        """``csv``, ``folders`` or ``list``: what lies in ``root``."""
+        """`csv`, `folders` or `list`: what lies in `root`."""
         if self._asked != "auto":
             return self._asked
         if self._csv(self.train_split) or self._csv(self.val_split):

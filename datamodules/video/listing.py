@@ -1,6 +1,6 @@
 """Lists of video files: what is in a folder, in a list of bad files, and what a split of a data set consists of.
 
-Letters: ``K`` classes, ``n`` videos.
+Letters: `K` classes, `n` videos.
 """
 
 import os
@@ -19,9 +19,9 @@ class VideoList:
     """The videos of one split.
 
     Attributes:
-        paths: n files.
-        targets: n class indices; ``None`` for a video without a label.
-        missing: files that an annotation names and that are not there.
+        paths: N files.
+        targets: N class indices; `None` for a video without a label.
+        missing: Files that an annotation names and that are not there.
     """
 
     paths: list[str]
@@ -36,7 +36,7 @@ class VideoList:
         return VideoList([self.paths[place] for place in kept], [self.targets[place] for place in kept], self.missing)
 
     def check(self, where: str, max_bad_share: float) -> "VideoList":
-        """Itself, with a warning about missing files; ``ValueError`` if too many are missing or nothing is there."""
+        """Itself, with a warning about missing files; `ValueError` if too many are missing or nothing is there."""
         total = len(self.paths) + len(self.missing)
         if not self.paths or len(self.missing) > max_bad_share * total:
             first = f", {self.missing[0]!r} for one" if self.missing else ""
@@ -57,11 +57,11 @@ def find_videos(path: str | os.PathLike) -> list[str]:
     """The video files that a path names: itself, all below a folder, or all that match a glob; sorted.
 
     Args:
-        path: a video, a folder (searched to the bottom) or a glob (``**`` crosses folders).
+        path: A video, a folder (searched to the bottom) or a glob (`**` crosses folders).
 
     Raises:
-        FileNotFoundError: nothing is there.
-        ValueError: the folder or the glob holds no video.
+        FileNotFoundError: Nothing is there.
+        ValueError: The folder or the glob holds no video.
     """
     return find_files(path, EXTENSIONS, "video", "a/*.mp4")
 
@@ -70,7 +70,7 @@ def by_stem(folder: str | os.PathLike) -> dict[str, str]:
     """Videos below a folder by their name without its ending.
 
     Raises:
-        FileNotFoundError: the folder is missing.
+        FileNotFoundError: The folder is missing.
     """
     if not Path(folder).is_dir():
         raise FileNotFoundError(f"no folder {str(folder)!r}: {what_is_there(Path(folder).parent)}; check data.root")

@@ -1,9 +1,9 @@
 """Which frames make a clip: PyTorchVideo's random sampler for training, evenly spaced clips up to the end for tests.
 
-Clips are windows in seconds, as PyTorchVideo has them: the frames with ``start <= time < end``, counted from the first
-frame. Of the frames of a window either every ``frame_stride``-th is taken, or ``num_frames`` evenly spaced ones.
+Clips are windows in seconds, as PyTorchVideo has them: the frames with `start <= time < end`, counted from the first
+frame. Of the frames of a window either every `frame_stride`-th is taken, or `num_frames` evenly spaced ones.
 
-Letters: ``n`` frames of the video, ``T`` frames of a clip.
+Letters: `n` frames of the video, `T` frames of a clip.
 """
 
 from fractions import Fraction
@@ -22,11 +22,11 @@ SHORT_CLIPS = ("repeat", "loop")
 class EndAlignedClipSampler(ClipSampler):
     """Evenly spaced clips of a video, the first at its start and the last at its end; a single one lies in the middle.
 
-    PyTorchVideo's ``constant_clips_per_video`` divides by the number of clips, and so leaves the end unseen.
+    PyTorchVideo's `constant_clips_per_video` divides by the number of clips, and so leaves the end unseen.
 
     Args:
-        clip_duration: seconds.
-        clips_per_video: number of clips.
+        clip_duration: Seconds.
+        clips_per_video: Number of clips.
     """
 
     def __init__(self, clip_duration: float | Fraction, clips_per_video: int) -> None:
@@ -39,9 +39,9 @@ class EndAlignedClipSampler(ClipSampler):
         """The next clip; after the last one it starts over.
 
         Args:
-            last_clip_time: not used.
-            video_duration: seconds.
-            annotation: not used.
+            last_clip_time: Not used.
+            video_duration: Seconds.
+            annotation: Not used.
         """
         room = max(Fraction(video_duration) - self._clip_duration, Fraction(0))
         clip, clips = self._current_clip_index, self._clips_per_video
@@ -59,13 +59,13 @@ class FrameSampler:
 
     Args:
         num_frames: T.
-        frame_stride: distance of two frames of a clip, in frames of the file; unused with ``clip_seconds``.
-        clip_seconds: length of a clip, whatever the frame rate; T frames are spread evenly over it, by PyTorchVideo's
-            rule (``UniformTemporalSubsample``).
-        short_clip: where the video has fewer frames than a clip spans: ``repeat`` its last frame, or ``loop``.
+        frame_stride: Distance of two frames of a clip, in frames of the file; unused with `clip_seconds`.
+        clip_seconds: Length of a clip, whatever the frame rate; T frames are spread evenly over it, by PyTorchVideo's
+            rule (`UniformTemporalSubsample`).
+        short_clip: Where the video has fewer frames than a clip spans: `repeat` its last frame, or `loop`.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: A value is out of range.
     """
 
     def __init__(
@@ -87,12 +87,12 @@ class FrameSampler:
         self._span = (num_frames - 1) * frame_stride + 1  # from the first to the last frame of a clip
 
     def random(self, index: VideoIndex) -> list[int]:
-        """T places of one clip at a random time (Python's ``random``, as PyTorchVideo's sampler has it)."""
+        """T places of one clip at a random time (Python's `random`, as PyTorchVideo's sampler has it)."""
         clip = RandomClipSampler(self._seconds(index))(0, index.duration, {})
         return self.places(index, clip.clip_start_sec, clip.clip_end_sec)
 
     def even(self, index: VideoIndex, clips: int) -> list[list[int]]:
-        """T places of each of ``clips`` clips, evenly spaced from start to end."""
+        """T places of each of `clips` clips, evenly spaced from start to end."""
         sampler = EndAlignedClipSampler(self._seconds(index), clips)
         windows = [sampler(0, index.duration, {}) for _ in range(clips)]
         return [self.places(index, window.clip_start_sec, window.clip_end_sec) for window in windows]
@@ -101,9 +101,9 @@ class FrameSampler:
         """T places of the clip in one window.
 
         Args:
-            index: of the video.
-            start: seconds after the first frame, included.
-            end: seconds after the first frame, not included.
+            index: Of the video.
+            start: Seconds after the first frame, included.
+            end: Seconds after the first frame, not included.
         """
         first, stop = (
             int(np.searchsorted(index.pts, ceil(time / index.time_base) + int(index.pts[0]))) for time in (start, end)

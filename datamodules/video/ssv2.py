@@ -15,29 +15,29 @@ _LONG = "something-something-v2-"
 
 
 def template_key(template: str) -> str:
-    """The key in ``labels.json`` of a template: ``Putting [something] on [something]`` without its brackets."""
+    """The key in `labels.json` of a template: `Putting [something] on [something]` without its brackets."""
     return re.sub(r"[\[\]]", "", template)
 
 
 class SSv2DataModule(VideoDataModule):
-    """Something-Something v2: ``something-something-v2-{train,validation,test,labels}.json``, or ``train.json``, ....
+    """Something-Something v2: `something-something-v2-{train,validation,test,labels}.json`, or `train.json`, ....
 
-    The json files lie in ``root``, ``root/labels`` or ``root/annotations``, the videos anywhere below ``video_dir``,
-    named ``{id}.webm`` (or ``.mp4``). The class order is that of ``labels.json``. The test videos have no labels:
-    predict on them with ``predict_split: test``.
+    The json files lie in `root`, `root/labels` or `root/annotations`, the videos anywhere below `video_dir`,
+    named `{id}.webm` (or `.mp4`). The class order is that of `labels.json`. The test videos have no labels:
+    predict on them with `predict_split: test`.
 
     Args:
-        root: the folder of the data set.
-        video_dir: the folder of the videos; ``None`` = ``20bn-something-something-v2`` or ``videos`` where there is
-            one, else ``root``.
-        annotations: folder with the json files, where it is not ``root``.
+        root: The folder of the data set.
+        video_dir: The folder of the videos; `None` = `20bn-something-something-v2` or `videos` where there is
+            one, else `root`.
+        annotations: Folder with the json files, where it is not `root`.
         num_frames: T, frames of a clip.
-        frame_stride: distance of two frames of a clip; the videos have 12 frames a second.
-        test_clips: clips of a video in test.
-        test_crops: crops of a clip in test, 1 or 3.
-        hflip: probability of a horizontal flip; left and right are labels here, so 0.
-        val_split: name of the validation videos.
-        kwargs: as for `VideoDataModule`.
+        frame_stride: Distance of two frames of a clip; the videos have 12 frames a second.
+        test_clips: Clips of a video in test.
+        test_crops: Crops of a clip in test, 1 or 3.
+        hflip: Probability of a horizontal flip; left and right are labels here, so 0.
+        val_split: Name of the validation videos.
+        kwargs: As for `VideoDataModule`.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SSv2DataModule(VideoDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Templates without brackets, in the order of ``labels.json``."""
+        """Templates without brackets, in the order of `labels.json`."""
         names = sorted(self._labels, key=self._labels.get)
         if [self._labels[name] for name in names] != list(range(len(names))):
             raise ValueError(f"labels.json in {str(self._annotations)!r} does not number its classes 0, 1, 2, ...")

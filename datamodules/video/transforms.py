@@ -1,6 +1,6 @@
-"""Transforms of whole clips, by torchvision's v2 on ``tv_tensors.Video``: every frame gets the same treatment.
+"""Transforms of whole clips, by torchvision's v2 on `tv_tensors.Video`: every frame gets the same treatment.
 
-Letters: ``B`` batch, ``V`` views of a video, ``T`` frames, ``C`` = 3 channels, ``H, W`` pixels, ``K`` classes.
+Letters: `B` batch, `V` views of a video, `T` frames, `C` = 3 channels, `H, W` pixels, `K` classes.
 """
 
 from typing import Any
@@ -18,13 +18,13 @@ CROPS = (1, 3)
 
 
 class CoverJitter(ResizeToCover):
-    """Resize, keeping the aspect ratio, to the smallest picture that covers ``size`` times a random factor.
+    """Resize, keeping the aspect ratio, to the smallest picture that covers `size` times a random factor.
 
     Args:
         size: (height, width) in pixels.
-        low: least factor.
-        high: greatest factor.
-        interpolation: of the resize.
+        low: Least factor.
+        high: Greatest factor.
+        interpolation: Of the resize.
     """
 
     def __init__(self, size: tuple[int, int], low: float, high: float, interpolation: v2.InterpolationMode) -> None:
@@ -32,7 +32,7 @@ class CoverJitter(ResizeToCover):
         self.full_size, self.low, self.high = size, low, high
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """The size of the resized frames (called by torchvision's ``Transform``)."""
+        """The size of the resized frames (called by torchvision's `Transform`)."""
         factor = self.low + (self.high - self.low) * float(torch.rand(()))
         self.size = tuple(round(side * factor) for side in self.full_size)
         return super().make_params(flat_inputs)
@@ -43,13 +43,13 @@ def _to_float(options: dict[str, Any]) -> list[v2.Transform]:
 
 
 class TrainTransform:
-    """uint8 frames ``(T, 3, H, W)`` of any size -> one augmented, normalised clip ``(3, T, *img_size)``.
+    """uint8 frames `(T, 3, H, W)` of any size -> one augmented, normalised clip `(3, T, *img_size)`.
 
     Args:
         img_size: (height, width) in pixels.
-        options: from `transform_options`.
-        short_side: fewest and most pixels of the short side, from which a random crop is cut (what covers as much,
-            where ``img_size`` is not square); ``None`` = the random resized crop of ``options``.
+        options: From `transform_options`.
+        short_side: Fewest and most pixels of the short side, from which a random crop is cut (what covers as much,
+            where `img_size` is not square); `None` = the random resized crop of `options`.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """uint8 frames ``(T, 3, H, W)`` of any size -> views ``(crops, 3, T, *img_size)``; nothing is random.
+    """uint8 frames `(T, 3, H, W)` of any size -> views `(crops, 3, T, *img_size)`; nothing is random.
 
     One crop is the centre; three lie at the start, the middle and the end of the longer side.
 
     Args:
         img_size: (height, width) in pixels.
-        options: from `transform_options`.
+        options: From `transform_options`.
         crops: 1 or 3.
     """
 

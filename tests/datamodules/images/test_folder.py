@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +70,35 @@ def test_decode_equals_pil(tmp_path, name):
     difference = (decoded.int() - expected.int()).abs()
     assert difference.max() <= (6 if name.endswith(".jpg") else 0)  # two JPEG decoders may round differently
     assert difference.float().mean() < 1
+
+
+def test_a_torchvision_without_decoders_gives_the_same_pixels(tmp_path, monkeypatch):
+    """`torchvision.io` is deprecated since 0.29: without it PIL takes over, 16 bits of grey included."""
+    deep = np.linspace(0, 65535, 33 * 47).reshape(33, 47).astype(np.uint16)
+    cases = {name: case for name, case in CASES.items() if name.endswith((".jpg", ".png"))}
+    for name, (image, save) in {**cases, "deep.png": (Image.fromarray(deep), {})}.items():
+        path = tmp_path / name
+        image.save(path, **save)
+        with monkeypatch.context() as without:
+            expected = decode_rgb(path)
+            without.setattr("datamodules.images.decode.decode_image", None)
+            assert torch.equal(decode_rgb(path), expected), name
+            with pytest.raises(CorruptImageError, match="broken"):
+                decode_rgb(write_broken(tmp_path, path.read_bytes(), path.suffix))
+
+
+def test_a_later_torchvision_is_imported_without_its_decoders():
+    code = (
+        "import torchvision.io as io; del io.decode_image; import datamodules.images.decode as own; "
+        "assert own.decode_image is None"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def write_broken(folder, data, suffix):
+    path = folder / f"broken{suffix}"
+    path.write_bytes(data[: len(data) // 2])
+    return path
 
 
 def test_another_format_under_a_jpeg_name(tmp_path):
