@@ -83,9 +83,9 @@ def lookupvit_block_macs(
         Multiply-adds of "gather", "refine", "infuse" and "lookup_mlp".
     """
     paths = choose_paths(n, m, dim, num_heads, path, cross_norm, reuse)
-    again = n * m * dim if paths.tiled else 0  # scores that were not stored
+    recomputed = n * m * dim if paths.tiled else 0  # scores that were not stored
     if reuse == "fresh":
-        again = (n + m) * dim * dim + n * m * dim
+        recomputed = (n + m) * dim * dim + n * m * dim
 
     def product(absorbed: bool) -> int:
         return m * dim * dim + num_heads * m * n * dim if absorbed else n * dim * dim + m * n * dim
@@ -93,7 +93,7 @@ def lookupvit_block_macs(
     return {
         "gather": 2 * m * dim * dim + product(paths.scores) + product(paths.values),
         "refine": round(2 * m * m * dim + (4 + 2 * mlp_ratio) * m * dim * dim),
-        "infuse": m * dim * dim + product(paths.infusion) + again,
+        "infuse": m * dim * dim + product(paths.infusion) + recomputed,
         "lookup_mlp": round(2 * lookup_mlp_ratio * n * dim * dim),
     }
 

@@ -160,13 +160,13 @@ class SkipNonFinite(Callback):
         return [name for batch in step.batches for name in names(batch)] if names else []
 
     def _stop(self, trainer: Trainer, pl_module: LightningModule, step: _Step) -> None:
-        found = diagnose(pl_module, self._batch, step.batches[-1])
+        cause = diagnose(pl_module, self._batch, step.batches[-1])
         best = next(
             (c.last_good for c in trainer.checkpoint_callbacks if getattr(c, "last_good", "")), "none was written"
         )
         raise NonFiniteError(
             f"{self.in_a_row} steps in a row had a non-finite loss or gradient, up to step {step.number}: "
-            f"{found}; last good checkpoint: {best}; resume from it with a lower --model.lr, or with "
+            f"{cause}; last good checkpoint: {best}; resume from it with a lower --model.lr, or with "
             "--trainer.precision 32-true"
         )
 

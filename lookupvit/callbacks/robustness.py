@@ -69,6 +69,6 @@ def _by_corruption(name: str, found: dict[str, dict[str, Any]]) -> Table:
         table.add_column("AlexNet", justify="right")
     columns = [corruption_errors([row for row in r["rows"] if row["set"] == name]) for r in found.values()]
     for part in columns[0]:
-        more = [f"{100 * ALEXNET_ERRORS[part]:.1f}"] if name == "imagenet-c" else []
-        table.add_row(part, *(f"{100 * errors[part]:.1f}" for errors in columns), *more)
+        reference = [f"{100 * ALEXNET_ERRORS[part]:.1f}"] if name == "imagenet-c" else []
+        table.add_row(part, *(f"{100 * errors[part]:.1f}" for errors in columns), *reference)
     return table

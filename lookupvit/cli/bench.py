@@ -181,8 +181,8 @@ def _profile(
     else:
         call = case.inference(images.to(DTYPES[settings.dtype]), settings)
     title = f"Most expensive operators, {args.suite}, {args.model}/16 {case.name}, {img_size} px, batch {batch}"
-    about = environment(settings.device) | settings.describe()
-    return f"profile_{args.suite}", Report(title, top_operators(call, settings.device), about)
+    conditions = environment(settings.device) | settings.describe()
+    return f"profile_{args.suite}", Report(title, top_operators(call, settings.device), conditions)
 
 
 _SUITES: dict[str, Callable[[argparse.Namespace, Settings], tuple[str, Report]]] = {

@@ -89,8 +89,8 @@ def _answer(
     if args.path and isinstance(model, LookupViT):
         model.set_path(args.path[0])
     trained = None if args.untrained_sizes or args.candidates else contents.trained_sizes
-    about = (args.budget_gmacs, args.budget_ms, px, trained or args.candidates, args.batch, args.head)
-    return fit_budget(model, *about, kind="compressed size" if trained is None else "trained compressed size")
+    budget = (args.budget_gmacs, args.budget_ms, px, trained or args.candidates, args.batch, args.head)
+    return fit_budget(model, *budget, kind="compressed size" if trained is None else "trained compressed size")
 
 
 def _sentence(args: argparse.Namespace, fit: BudgetFit, px: tuple[int, int]) -> str:

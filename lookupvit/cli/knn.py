@@ -48,8 +48,8 @@ def knn(argv: list[str]) -> None:
         table.add_column(column)
     for size in args.compressed_size or [model.compressed_size]:
         bank, queries = (pooled_features(model, loader, size, args.tokens) for loader in loaders)
-        found = knn_accuracy(bank, queries, args.k, args.temperature)
-        table.add_row(size_name(size) if size else "-", *(f"{100 * found[k]:.2f} %" for k in args.k))
+        accuracies = knn_accuracy(bank, queries, args.k, args.temperature)
+        table.add_row(size_name(size) if size else "-", *(f"{100 * accuracies[k]:.2f} %" for k in args.k))
     Console().print(table)
 
 

@@ -128,11 +128,11 @@ def common_output(configs: dict[str, dict[str, Any]]) -> Path:
     Raises:
         ValueError: If they name two.
     """
-    found = {
+    folders = {
         file: output_folder(settings["output_dir"], settings.get("trainer.default_root_dir"))
         for file, settings in configs.items()
     }
-    (first, folder), *others = found.items()
+    (first, folder), *others = folders.items()
     for file, other in others:
         if other != folder:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The command line, in process: the four commands, checkpoints that yield to it, and one line for each mistake."""
 
 import csv
+import importlib
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lookupvit.callbacks.pictures import picture_grid
 from lookupvit.checkpoints.find import find_checkpoint
-from lookupvit.cli.main import main
+from lookupvit.cli.main import COMMANDS, main
 
 CONFIG = """
 trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false}}
@@ -269,6 +270,23 @@ def test_unknown_commands_and_help(capsys: pytest.CaptureFixture) -> None:
     assert main(["--help"]) == 0 and main([]) == 0
     assert "lookupvit predict" in capsys.readouterr().out
     assert error_of(capsys, ["fitt"]) == "unknown command 'fitt': did you mean fit?"
+
+
+def test_every_command_names_a_function_and_help_imports_none_of_them() -> None:
+    for place, _ in COMMANDS.values():
+        module, _, function = place.rpartition(".")
+        assert callable(getattr(importlib.import_module(f"lookupvit.cli.{module}"), function)), place
+    code = "import sys, lookupvit; from lookupvit.cli.main import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"
+    assert all(f"\n  {name} " in done.stdout for name in COMMANDS)
+
+
+def test_lightnings_own_checkpoint_of_a_cluster_is_looked_for(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = ["fit", "--config", str(config), "--output_dir", str(tmp_path), "--ckpt_path", "hpc"]
+    assert "hpc" in error_of(capsys, argv)
 
 
 def test_a_bug_keeps_its_traceback_and_debug_shows_one(

@@ -153,15 +153,15 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
     if img_size is not None:
         given += ["--data.img_size", json.dumps(list(img_size))]
 
-    def parse(stored: dict[str, Any]) -> Any:
-        argv = ["--config", json.dumps(trust.marked({"data": stored}))] if stored else []
+    def parse(saved: dict[str, Any]) -> Any:
+        argv = ["--config", json.dumps(trust.marked({"data": saved}))] if saved else []
         return _parse("data", LightningDataModule, argv + given)["data"]
 
-    found = parse(data)
-    if known := stored.with_pixels(data, stored.plain(found), contents):
-        found = parse(known)
-    chosen = trust.settle(found, "data", stored.CLASSES["data"], fitting=False)
-    return {**stored.plain(found), CHOSEN: sorted(chosen)}
+    config = parse(data)
+    if known := stored.with_pixels(data, stored.plain(config), contents):
+        config = parse(known)
+    chosen = trust.settle(config, "data", stored.CLASSES["data"], fitting=False)
+    return {**stored.plain(config), CHOSEN: sorted(chosen)}
 
 
 def data_module(config: dict[str, Any], prepare: bool = True) -> LightningDataModule:
