@@ -53,14 +53,14 @@ class CaptionedImages(Dataset):
     """Images with their captions; what a sample is depends on the task of the data set.
 
     Args:
-        images: From `coco_index.read_split`.
+        images: From `index.read_split`.
         pipeline: Transform of the images; a sample has what its `sample` part makes.
         skip_corrupt: An image that cannot be decoded becomes None, with a warning, in place of an error.
 
     Attributes:
         tokenizer: For training: a sample is then `(image, token numbers of one of its captions, drawn at random)`;
             None: a sample is `(image, image_id, captions)`.
-        context: Tokens of a caption at most.
+        context: Most tokens of a caption.
         features: Where set, they stand in for the images, which are not read.
     """
 
@@ -136,10 +136,10 @@ class NumberedToPredict(NumberedImages, ImagesToPredict):
 def numbered(paths: Sequence[str]) -> list[tuple[str, tuple[int, str]]]:
     """Samples of `NumberedImages`: each path with its number and itself.
 
-    The numbers are those that end the file names, as COCO's do, where every file has one of its own, else 0, 1, 2, ...
+    A number is the one that ends the file name, as in COCO, if every file has its own; otherwise they are 0, 1, 2, ...
     """
-    found = [re.search(r"(\d+)$", Path(path).stem) for path in paths]
-    ids = [int(number[1]) for number in found if number]
+    matches = [re.search(r"(\d+)$", Path(path).stem) for path in paths]
+    ids = [int(match[1]) for match in matches if match]
     if len(set(ids)) < len(paths):
         ids = list(range(len(paths)))
     return [(path, (number, path)) for path, number in zip(paths, ids, strict=True)]

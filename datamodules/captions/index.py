@@ -75,12 +75,12 @@ def read_split(root: Path, layout: str, split: str) -> list[Captioned]:
         ValueError: If the annotations are malformed, or an image has no caption.
     """
     file = annotation_file(root, layout, split)
-    found = _parse(file, root, split)
-    if not found:
+    images = _parse(file, root, split)
+    if not images:
         raise ValueError(f"{str(file)!r} has no images of the split {split!r}: name another with data.{split}_split")
-    _check_captions(found, file)
-    _check_files(found, file)
-    return found
+    _check_captions(images, file)
+    _check_files(images, file)
+    return images
 
 
 def read_captions(file: Path) -> list[str]:
@@ -200,7 +200,7 @@ def _check_captions(found: list[Captioned], file: Path) -> None:
 
 
 def _check_files(found: list[Captioned], file: Path) -> None:
-    listed: dict[str, set[str]] = {}  # one listing a folder is faster than one look a file
+    listed: dict[str, set[str]] = {}  # listing each folder is faster than looking for each file
     missing = []
     for image in found:
         folder, name = os.path.split(image.path)

@@ -221,9 +221,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 32000, model_type: s
         try:
             return _train(texts, vocab_size, model_type)
         except RuntimeError as error:
-            found = re.search(r"value <= (\d+)", str(error))
-            if found:
-                vocab_size = int(found[1])
+            limit = re.search(r"value <= (\d+)", str(error))
+            if limit:
+                vocab_size = int(limit[1])
             elif "Vocabulary size is smaller than required_chars" in str(error):
                 raise ValueError(f"a vocabulary of {vocab_size} is too small for these captions") from error
             else:

@@ -35,7 +35,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int = _FPS) -> None:
     Args:
         path: `.mp4` (H.264) or `.webm` (VP9).
         frames: uint8 `(T, H, W, 3)`, even H and W.
-        fps: Frames a second.
+        fps: Frames per second.
     """
     codec, options = _CODECS[Path(path).suffix]
     with av.open(str(path), "w") as container:
@@ -118,23 +118,23 @@ def _file(layout: str, split: str, name: str, place: int, frames: int) -> Path:
 def _annotate(root: Path, layout: str, items: list[tuple[str, int, int, Path]], frames: int) -> None:
     """What the layout has beside the videos."""
     for split in ("train", "val"):
-        mine = sorted((place, label, path) for at, label, place, path in items if at == split)
+        of_split = sorted((place, label, path) for name, label, place, path in items if name == split)
         if layout == "csv":
             with (root / f"{split}.csv").open("w", newline="") as lines:
                 writer = csv.writer(lines)
                 writer.writerow(["label", "youtube_id", "time_start", "time_end", "split"])
                 end = _seconds(frames)
-                writer.writerows([CLASSES[label], f"motion{place:05d}", 0, end, split] for place, label, _ in mine)
+                writer.writerows([CLASSES[label], f"motion{place:05d}", 0, end, split] for place, label, _ in of_split)
         elif layout == "list":
-            (root / f"{split}.txt").write_text("".join(f"{path} {label}\n" for _, label, path in mine))
+            (root / f"{split}.txt").write_text("".join(f"{path} {label}\n" for _, label, path in of_split))
         elif layout == "ssv2":
             long = {"train": "train", "val": "validation"}[split]
-            found = [
+            entries = [
                 {"id": str(place), "template": _template(label), "placeholders": ["something"]}
                 | {"label": CLASSES[label] + " something"}
-                for place, label, _ in mine
+                for place, label, _ in of_split
             ]
-            (root / f"something-something-v2-{long}.json").write_text(json.dumps(found))
+            (root / f"something-something-v2-{long}.json").write_text(json.dumps(entries))
     if layout == "list":
         (root / "classes.txt").write_text("\n".join(CLASSES) + "\n")
     if layout == "ssv2":

@@ -88,7 +88,7 @@ def unpack(archive: str | Path, root: str | Path) -> None:
             f"cannot unpack {str(archive)!r} ({error}): fetch it again, and remove {str(staging)!r}"
         ) from error
     root.mkdir(parents=True, exist_ok=True)
-    # one rename a split: an interrupted run leaves no half-filled split behind
+    # one rename per split: an interrupted run leaves no half-filled split behind
     for entry in staging.iterdir():
         entry.rename(root / entry.name)
     staging.rmdir()

@@ -85,7 +85,7 @@ class _ImageSamples:
         except CorruptImageError as error:
             if not self.skip_corrupt:
                 raise
-            if not self._corrupt[index]:  # name every file once, not once an epoch
+            if not self._corrupt[index]:  # name every file once, not once per epoch
                 self._corrupt[index] = True
                 text = str(error).split("; ")[0]
                 warnings.warn(f"left out: {text} ({int(self._corrupt.sum())} left out so far)", stacklevel=2)
@@ -221,9 +221,9 @@ class ImagesToPredict(LabelledImages):
 
 
 def is_image_in(root: str | os.PathLike) -> Callable[[str], bool]:
-    """Whether a path below `root` is one of an image; what starts with a dot, a file or a folder, is none.
+    """Whether a path below `root` is an image, unless its name or a folder of it starts with a dot.
 
-    Such files are left by a system or a program: `._1.jpg`, `.ipynb_checkpoints/1.jpg`.
+    Such files are left by the system or by programs: `._1.jpg`, `.ipynb_checkpoints/1.jpg`.
     """
     start = len(os.path.join(root, ""))
     return lambda path: (

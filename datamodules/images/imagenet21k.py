@@ -1,4 +1,4 @@
-"""ImageNet-21k, whole or as the pruned 21k-P: one folder a wnid, classes by timm's lists."""
+"""ImageNet-21k, whole or as the pruned 21k-P: one folder per wnid, classes by timm's lists."""
 
 from functools import cache
 from importlib.resources import files

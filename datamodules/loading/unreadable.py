@@ -41,7 +41,7 @@ def unreadable(item: Any, error: BaseException) -> Any:
 
 
 def read_bad_files(path: str | os.PathLike, root: str | os.PathLike = ".") -> set[str]:
-    """The list that `lookupvit check-data` writes: a file a line, then a tab and the reason.
+    """The list that `lookupvit check-data` writes: on each line a file, then a tab and the reason.
 
     Args:
         path: The list; lines that start with `#` are comments.

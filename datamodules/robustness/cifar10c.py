@@ -55,7 +55,7 @@ class CIFAR10CDataModule(SeveralTestSets, CIFAR10DataModule):
         self.corruptions, self.severities = list(CORRUPTIONS if corruptions is None else corruptions), tuple(severities)
         if unknown := [name for name in self.corruptions if name not in CORRUPTIONS]:
             raise ValueError(f"data.corruptions: there is no {unknown[0]!r}; choose of {', '.join(CORRUPTIONS)}")
-        if unknown := [one for one in self.severities if one not in SEVERITIES]:
+        if unknown := [severity for severity in self.severities if severity not in SEVERITIES]:
             raise ValueError(f"data.severities: there is no {unknown[0]}; choose of 1 to 5")
 
     def prepare_data(self) -> None:

@@ -1,9 +1,10 @@
 """The 15 corruptions of CIFAR-10-C at 5 severities, for data that no published corrupted version exists of.
 
-Written against the published definitions (Hendrycks and Dietterich, arXiv 1903.12261) with the severities of
-CIFAR-10-C; the library for them, imagecorruptions 1.1.2, cannot be imported with today's setuptools and has ImageNet's
-severities alone. What differs: frost is a drawn texture, not a photograph of frost; blurs, zooms and warps are torch's,
-which differ from OpenCV's and ImageMagick's at the borders and in rounding.
+Written from the published definitions (Hendrycks and Dietterich, arXiv 1903.12261) with the severities of CIFAR-10-C.
+The package imagecorruptions (1.1.2 is its last version) cannot replace them: it imports `pkg_resources`, which
+setuptools no longer has, and knows only the severities of ImageNet-C. Two things differ from the published arrays:
+frost is a drawn texture, not a photograph of frost; and blurs, zooms and warps are torch's, which differ from OpenCV's
+and ImageMagick's at the borders and in rounding.
 
 Every image is corrupted by its own seed: the result depends on nothing else in its batch.
 
@@ -43,9 +44,9 @@ def gaussian_noise(x: Tensor, draws: Draws, std: float) -> Tensor:
 
 
 def shot_noise(x: Tensor, draws: Draws, photons: float) -> Tensor:
-    """Poisson noise of so many photons at full brightness."""
+    """Poisson noise, where full brightness has the mean of `photons` photons."""
     return (
-        torch.stack([torch.poisson(one * photons, generator=draw) for one, draw in zip(x, draws, strict=True)])
+        torch.stack([torch.poisson(image * photons, generator=draw) for image, draw in zip(x, draws, strict=True)])
         / photons
     )
 
@@ -218,7 +219,7 @@ def corrupt(images: Tensor, kind: str, severity: int, seeds: Sequence[int]) -> T
         uint8 `(B, 3, H, W)`.
 
     Raises:
-        ValueError: For a kind or a severity that there is not.
+        ValueError: The kind or the severity does not exist.
     """
     if kind not in CORRUPTIONS:
         raise ValueError(f"corruption {kind!r} is unknown: choose of {', '.join(CORRUPTIONS)}")

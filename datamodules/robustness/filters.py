@@ -11,12 +11,12 @@ ZOOM_STEP = 0.01
 
 
 def normal(draws: list[Generator], shape: Sequence[int]) -> Tensor:
-    """Standard normal `(B, *shape)`, a generator an image."""
+    """Standard normal `(B, *shape)`, from one generator per image."""
     return torch.stack([torch.randn(tuple(shape), generator=draw) for draw in draws])
 
 
 def uniform(draws: list[Generator], shape: Sequence[int], low: float = 0.0, high: float = 1.0) -> Tensor:
-    """Uniform `(B, *shape)` in [low, high), a generator an image."""
+    """Uniform `(B, *shape)` in [low, high), from one generator per image."""
     return low + (high - low) * torch.stack([torch.rand(tuple(shape), generator=draw) for draw in draws])
 
 
@@ -81,7 +81,7 @@ def plasma(draws: list[Generator], size: Sequence[int], decay: float) -> Tensor:
     """Diamond-square fractals `(B, *size)` in [0, 1], periodic in the next power of two.
 
     Args:
-        draws: A generator an image.
+        draws: One generator per image.
         size: (height, width).
         decay: By how much the roughness falls from one scale to the next.
     """

@@ -49,7 +49,7 @@ class TestSets(Dataset):
         if len(sets) != len(data):
             raise ValueError(f"{len(sets)} test sets, but {len(data)} data sets")
         self.sets, self.data = list(sets), list(data)
-        self.ends = torch.tensor([len(one) for one in data]).cumsum(0)
+        self.ends = torch.tensor([len(dataset) for dataset in data]).cumsum(0)
 
     def __len__(self) -> int:
         return int(self.ends[-1])
@@ -63,7 +63,7 @@ class TestSets(Dataset):
     @property
     def skipped(self) -> list[str]:
         """Paths of the corrupt images left out so far."""
-        return [path for one in self.data for path in getattr(one, "skipped", ())]
+        return [path for dataset in self.data for path in getattr(dataset, "skipped", ())]
 
 
 class SeveralTestSets:

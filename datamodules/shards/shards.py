@@ -151,7 +151,7 @@ class StreamedImages(Watched, Dataset):
 
     def sample_name(self, number: int) -> str:
         """A sample's shard and its place in it."""
-        shard = max(at for at in range(len(self.shards.lengths)) if self._offsets[at] <= number)
+        shard = max(index for index in range(len(self.shards.lengths)) if self._offsets[index] <= number)
         return f"{self.shards.urls[shard]} (sample {number - self._offsets[shard]})"
 
     def __getitem__(self, key: Key) -> list[tuple[Key, Any]]:

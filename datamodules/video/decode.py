@@ -46,12 +46,12 @@ class VideoReader:
         self._container: av.container.InputContainer | None = None
         try:
             if os.path.getsize(self.path) == 0:
-                raise CorruptVideoError.about(self.path, "the file is empty")
+                raise CorruptVideoError.for_file(self.path, "the file is empty")
             # Names and titles inside the file may be in any encoding; nothing here reads them.
             # A playlist under the name of a video must not have FFmpeg open other files or addresses: see untrusted.py.
             self._container = av.open(f"file:{self.path}", metadata_errors="ignore", options=dict(LOCAL_VIDEO))
             if not self._container.streams.video:
-                raise CorruptVideoError.about(self.path, "it holds no video stream")
+                raise CorruptVideoError.for_file(self.path, "it holds no video stream")
             self._stream = self._container.streams.video[0]
             self._stream.codec_context.thread_count = threads
             self._stream.thread_type = "AUTO" if threads != 1 else "NONE"
@@ -62,7 +62,7 @@ class VideoReader:
             self.close()
             if isinstance(error, CorruptVideoError):
                 raise
-            raise CorruptVideoError.about(self.path, _reason(error)) from error
+            raise CorruptVideoError.for_file(self.path, _reason(error)) from error
         self._reformatter = VideoReformatter()  # one for all frames: it keeps its conversion tables
 
     def __len__(self) -> int:
@@ -100,10 +100,10 @@ class VideoReader:
         try:
             found = self._decode(wanted)
         except av.FFmpegError as error:
-            raise CorruptVideoError.about(self.path, _reason(error)) from error
+            raise CorruptVideoError.for_file(self.path, _reason(error)) from error
         missing = [place for place in wanted if place not in found]
         if missing:
-            raise CorruptVideoError.about(self.path, f"frame {missing[0]} of {len(self)} cannot be decoded")
+            raise CorruptVideoError.for_file(self.path, f"frame {missing[0]} of {len(self)} cannot be decoded")
         return _stack([found[place] for place in indices])
 
     def _decode(self, wanted: list[int]) -> dict[int, np.ndarray]:
@@ -160,7 +160,7 @@ class VideoReader:
     def _array(self, frame: av.VideoFrame, place: int) -> np.ndarray:
         """uint8 `(H, W, 3)`, upright."""
         if frame.is_corrupt:
-            raise CorruptVideoError.about(self.path, f"frame {place} of {len(self)} is damaged")
+            raise CorruptVideoError.for_file(self.path, f"frame {place} of {len(self)} is damaged")
         width, height = self.index.coded_size
         array = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
         # the display matrix of a phone's video: degrees counterclockwise
@@ -254,12 +254,12 @@ def check_video(path: str | os.PathLike) -> int:
             video._seek(0)
             for count, frame in enumerate(video._container.decode(video._stream), 1):
                 if frame.is_corrupt:
-                    raise CorruptVideoError.about(video.path, f"frame {count - 1} of {len(video)} is damaged")
+                    raise CorruptVideoError.for_file(video.path, f"frame {count - 1} of {len(video)} is damaged")
         except av.FFmpegError as error:
-            raise CorruptVideoError.about(video.path, f"after frame {count}: {_reason(error)}") from error
+            raise CorruptVideoError.for_file(video.path, f"after frame {count}: {_reason(error)}") from error
         # A decoder may hold back a frame or two at a cut; more is damage.
         if count < len(video) - max(2, len(video) // 50):
-            raise CorruptVideoError.about(video.path, f"only {count} of {len(video)} frames can be decoded")
+            raise CorruptVideoError.for_file(video.path, f"only {count} of {len(video)} frames can be decoded")
         return count
 
 

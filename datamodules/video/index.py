@@ -21,7 +21,7 @@ class CorruptVideoError(OneLineError):
     """A video that cannot be decoded; its text is one line that names the file and the remedy."""
 
     @classmethod
-    def about(cls, path: str, reason: str) -> "CorruptVideoError":
+    def for_file(cls, path: str, reason: str) -> "CorruptVideoError":
         """The error for one file and one reason."""
         size = f"{os.path.getsize(path)} bytes" if os.path.exists(path) else "missing"
         return cls(
@@ -36,11 +36,11 @@ class VideoIndex:
 
     Attributes:
         pts: int64 `(n,)`, ascending: when each frame is shown, in ticks of `time_base`.
-        time_base: Seconds of a tick.
+        time_base: Seconds per tick.
         duration: Seconds from the first frame to the end of the last.
-        fps: Mean frames a second.
+        fps: Mean frames per second.
         keys: int64, ascending: timestamps of the key frames.
-        seek: int64, one a key frame: what to seek to for it.
+        seek: int64, one per key frame: the timestamp to seek to for it.
         timed: Whether frames can be told by their timestamps; else only by counting from the start.
         coded_size: (width, height) in pixels, as stored.
     """
@@ -77,16 +77,16 @@ def read_index(path: str, container: av.container.InputContainer, stream: av.vid
     packets: list[tuple[int | None, int | None, bool, int]] = []
     for packet in container.demux(stream):
         if packet.is_corrupt:
-            raise CorruptVideoError.about(path, f"truncated after {len(packets)} frames")
+            raise CorruptVideoError.for_file(path, f"truncated after {len(packets)} frames")
         if packet.size and not packet.is_discard:  # without size: the end; discarded: before the start of an edit list
             packets.append((packet.pts, packet.dts, packet.is_keyframe, packet.duration or 0))
     if not packets:
-        raise CorruptVideoError.about(path, "it holds no frame")
+        raise CorruptVideoError.for_file(path, "it holds no frame")
     context = stream.codec_context
     try:
         check_pixels(context.width, context.height, MAX_FRAME_PIXELS)
     except ValueError as error:
-        raise CorruptVideoError.about(path, str(error)) from None
+        raise CorruptVideoError.for_file(path, str(error)) from None
     named = all(pts is not None for pts, *_ in packets)
     times = [pts if named else (dts if dts is not None else place) for place, (pts, dts, *_) in enumerate(packets)]
     timed = named and len(set(times)) == len(times)
@@ -131,4 +131,4 @@ def _check_length(
         if length is None or seconds + 2 * seconds / count >= float(length) * (1 - _MISSING_SHARE):
             return
         declared = f"{seconds:.2f} of the {float(length):.2f} seconds that it declares"
-    raise CorruptVideoError.about(path, f"truncated: it holds {declared}")
+    raise CorruptVideoError.for_file(path, f"truncated: it holds {declared}")

@@ -48,7 +48,7 @@ class KineticsDataModule(VideoDataModule):
     - `folders`: `root/train/CLASS/*.mp4`, class names with spaces or underscores.
     - `list`: `train.txt`, `val.txt` (`*train*.txt`, or `.csv` without a header) with lines `path label`;
       paths relative to `root` or to the split's folder, the label a number or a name with underscores. Names of
-      numbered classes come from `classes.txt` (one a line) or from the folders in the paths.
+      numbered classes come from `classes.txt` (one per line) or from the folders in the paths.
 
     Args:
         root: The folder of the data set.
@@ -142,17 +142,17 @@ class KineticsDataModule(VideoDataModule):
     def _from_csv(self, split: str) -> VideoList:
         folder = self._folder(split)
         files = by_stem(folder)
-        found = VideoList([], [])
+        videos = VideoList([], [])
         for row in self._rows(split):
             stem = clip_stem(row)
             path = files.get(stem) or files.get(row["youtube_id"])
             if path is None:
-                found.missing.append(str(folder / f"{stem}.mp4"))
+                videos.missing.append(str(folder / f"{stem}.mp4"))
                 continue
             label = class_name(row.get("label") or "")  # test annotations may come without
-            found.paths.append(path)
-            found.targets.append(self._index_of(label, self._csv(split)) if label else None)
-        return found
+            videos.paths.append(path)
+            videos.targets.append(self._index_of(label, self._csv(split)) if label else None)
+        return videos
 
     # -- class folders -----------------------------------------------------------------------------------------------
 
@@ -163,12 +163,12 @@ class KineticsDataModule(VideoDataModule):
         return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
     def _from_folders(self, split: str) -> VideoList:
-        folder, found = self._folder(split), VideoList([], [])
+        folder, videos = self._folder(split), VideoList([], [])
         for name in sorted(self._class_folders(split), key=class_name):
             files = sorted(file for file in list_files(folder / name) if file.lower().endswith(EXTENSIONS))
-            found.paths += files
-            found.targets += [self._index_of(class_name(name), folder)] * len(files)
-        return found
+            videos.paths += files
+            videos.targets += [self._index_of(class_name(name), folder)] * len(files)
+        return videos
 
     # -- lists -------------------------------------------------------------------------------------------------------
 
@@ -209,17 +209,17 @@ class KineticsDataModule(VideoDataModule):
         return [f"class {label}" for label in range(count)]
 
     def _from_list(self, split: str) -> VideoList:
-        found, folders = VideoList([], []), (self.root, self._folder(split), self._list(split).parent)
+        videos, folders = VideoList([], []), (self.root, self._folder(split), self._list(split).parent)
         for name, label in self._pairs(split):
             # an absolute path stays itself; a listed name is looked for in each folder
             path = next((str(folder / name) for folder in folders if (folder / name).is_file()), None)
             if path is None:
-                found.missing.append(str(self.root / name))
+                videos.missing.append(str(self.root / name))
                 continue
             if isinstance(label, int) and label >= len(self.classes):
                 raise ValueError(
                     f"label {label} of {path!r} is beyond the {len(self.classes)} classes of the training list"
                 )
-            found.paths.append(path)
-            found.targets.append(self._index_of(class_name(label), path) if isinstance(label, str) else label)
-        return found
+            videos.paths.append(path)
+            videos.targets.append(self._index_of(class_name(label), path) if isinstance(label, str) else label)
+        return videos

@@ -126,4 +126,4 @@ class FrameSampler:
     def _seconds(self, index: VideoIndex) -> Fraction:
         if self.clip_seconds is not None:
             return Fraction(self.clip_seconds).limit_denominator(1_000_000)  # 2.56 means 64/25
-        return self._span * index.duration / len(index.pts)  # frames / (frames a second)
+        return self._span * index.duration / len(index.pts)  # frames / (frames per second)

@@ -32,7 +32,7 @@ class SSv2DataModule(VideoDataModule):
             one, else `root`.
         annotations: Folder with the json files, where it is not `root`.
         num_frames: T, frames of a clip.
-        frame_stride: Distance of two frames of a clip; the videos have 12 frames a second.
+        frame_stride: Distance of two frames of a clip; the videos have 12 frames per second.
         test_clips: Clips of a video in test.
         test_crops: Crops of a clip in test, 1 or 3.
         hflip: Probability of a horizontal flip; left and right are labels here, so 0.
@@ -96,15 +96,15 @@ class SSv2DataModule(VideoDataModule):
 
     def list_split(self, split: str) -> VideoList:
         """The videos of one split (called by `VideoDataModule`)."""
-        found = VideoList([], [])
+        videos = VideoList([], [])
         for item in self._json(split):
             path = self._files.get(str(item["id"]))
             if path is None:
-                found.missing.append(str((self._video_dir or self.root) / f"{item['id']}.webm"))
+                videos.missing.append(str((self._video_dir or self.root) / f"{item['id']}.webm"))
                 continue
-            found.paths.append(path)
-            found.targets.append(self._target(item))
-        return found
+            videos.paths.append(path)
+            videos.targets.append(self._target(item))
+        return videos
 
     def _target(self, item: dict[str, Any]) -> int | None:
         if "template" not in item:  # of the test set

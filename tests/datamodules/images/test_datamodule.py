@@ -1,5 +1,6 @@
 """The DataModule over trees on disk: what it yields, in which order, and what it says of a wrong tree."""
 
+import inspect
 import shutil
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from conftest import TREE_CLASSES, write_image, write_tree
 from lightning.pytorch import seed_everything
 
+import datamodules
 from datamodules import ImageFolderDataModule
 from datamodules.images.folder import decode_rgb
 from datamodules.images.transforms import eval_transform, transform_options
+from datamodules.loading.datamodule import BaseDataModule
 
 
 def module(root, **options):
@@ -50,6 +53,30 @@ def test_validation_is_the_tree_in_order_through_the_evaluation_transform(image_
     paths = [image_tree / "val" / name / f"{number}.JPEG" for name in TREE_CLASSES for number in range(2)]
     assert torch.equal(images, torch.stack([transform(decode_rgb(path)) for path in paths]))
     assert targets.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_each_pipeline_is_built_once_for_data_set_and_collate(image_tree, monkeypatch):
+    built = []
+    for name in ("train_transform", "eval_transform"):
+        original = getattr(datamodules.images.base, name)
+        counted = lambda *args, name=name, original=original: (built.append(name), original(*args))[1]  # noqa: E731
+        monkeypatch.setattr(datamodules.images.base, name, counted)
+    data = module(image_tree, val_fraction=0.25)
+    for loader in (data.train_dataloader, data.val_dataloader, data.test_dataloader, data.bank_dataloader):
+        next(iter(loader()))
+    assert sorted(built) == ["eval_transform", "train_transform"]
+
+
+def test_every_datamodule_has_the_shared_arguments_from_one_base():
+    for name in datamodules.__all__:
+        kind = getattr(datamodules, name)
+        assert issubclass(kind, BaseDataModule)
+        homes = [each.__name__ for each in kind.__mro__ if "persistent_workers" in own_arguments(each)]
+        assert homes == ["BaseDataModule"], name
+
+
+def own_arguments(kind):
+    return inspect.signature(vars(kind)["__init__"]).parameters if "__init__" in vars(kind) else {}
 
 
 def test_soft_targets_in_training_only(image_tree):
