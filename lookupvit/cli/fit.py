@@ -151,7 +151,7 @@ class LookupViTCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Prints what the command line changed."""
         config = self.config[self.subcommand]
-        options.check(config, self.subcommand)
+        options.check_trainer(config["trainer"], self.subcommand)
         given = (config.get("model") or {}).get("init_args") or {}
         if config.get("ckpt_path") is not None and given.get("init_from") is not None:
             given["init_from"] = None  # the checkpoint has the weights
@@ -171,8 +171,11 @@ class LookupViTCLI(LightningCLI):
         """Builds data, model and Trainer; an error in one of them comes out as it was raised."""
         try:
             super().instantiate_classes()
-        except ValueError as error:
-            raise unwrapped(error) from None
+        except (ValueError, TypeError) as error:
+            cause = unwrapped(error)
+            if isinstance(cause, TypeError):
+                options.check_nulls(self.config[self.subcommand])
+            raise cause from None
         self.datamodule.chosen_by_file = self.chosen_by_file.get("data", set())
         given = self.config[self.subcommand].model.get("init_args") or {}
         for name in LINKED:
