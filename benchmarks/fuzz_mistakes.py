@@ -70,6 +70,28 @@ def refused(code: int, text: str) -> str:
     return "refused"
 
 
+def judged_classes(text: str, own: list[str], here: list[str]) -> str:
+    """Judges a `test` that ran: the one line of its output that compares classes must say where they differ first.
+
+    Args:
+        text: Everything that was printed.
+        own: The folders that the checkpoint was trained on, sorted.
+        here: Those that it was tested on, sorted.
+    """
+    from datamodules.images.names import readable_names
+
+    named = [readable_names(names) for names in (own, here)]
+    said = [line for line in text.splitlines() if line.startswith("Warning: the classes are not those of ")]
+    if named[0] == named[1]:
+        return f"wrong: a warning of the same classes: {said}" if said else "ran"
+    if len(own) != len(here):
+        wanted = f"{len(own)} classes in the checkpoint, {len(here)} in the data"
+    else:
+        place, old, new = next((i, a, b) for i, (a, b) in enumerate(zip(*named, strict=True)) if a != b)
+        wanted = f"class {place} is {old!r} in the checkpoint and {new!r} in the data"
+    return "ran" if len(said) == 1 and wanted in said[0] else f"wrong: not said that {wanted}: {said}"
+
+
 def rows_of(folder: Path) -> dict[str, list]:
     """What `predict` wrote below a folder: the classes of each file, likeliest first; nothing for an error."""
     (path,) = folder.rglob("predictions.jsonl")
@@ -164,10 +186,7 @@ class Mistakes:
         code, text = run(["test", "--ckpt_path", str(self.checkpoint), *TINY, f"--data.root={tree}"])
         if code:
             return "wrong: refused its own classes" if kind == "the same" else refused(code, text)
-        said = "class" in " ".join(
-            line for line in text.splitlines() if "arning" in line or line.startswith("lookupvit")
-        )
-        return "ran" if kind == "the same" or said else f"wrong: {kind} classes are scored without a word"
+        return judged_classes(text, names, sorted(path.name for path in (tree / "val").iterdir()))
 
     def run_folders(self, chance: random.Random, here: Path) -> str:
         """A folder for `--ckpt_path`: its newest whole checkpoint, or one line."""

@@ -150,3 +150,18 @@ def test_mistakes_of_users_of_every_kind() -> None:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| mistake | 10 |" in done.stdout
+
+
+def test_the_judge_of_classes_compares_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from fuzz_mistakes import judged_classes
+
+    said = "Warning: the classes are not those of x.ckpt: class 1 is 'b c' in the checkpoint and 'd' in the data. What"
+    assert judged_classes(said, ["a", "b_c"], ["a", "d"]) == "ran"
+    assert judged_classes(said, ["a", "b_c"], ["a", "e"]).startswith("wrong: not said")
+    assert judged_classes("Warning: this class is slow", ["a", "b_c"], ["a", "d"]).startswith("wrong: not said")
+    assert judged_classes(said, ["a", "d"], ["a", "d"]).startswith("wrong: a warning of the same")
+    assert judged_classes("Warning: this class is slow", ["a"], ["a"]) == "ran"
+    fewer = "Warning: the classes are not those of x.ckpt: 2 classes in the checkpoint, 1 in the data. What"
+    assert judged_classes(fewer, ["a", "b"], ["a"]) == "ran"
+    assert judged_classes(fewer, ["a", "b", "c"], ["a"]).startswith("wrong")

@@ -165,7 +165,7 @@ class LookupViTCLI(LightningCLI):
         The model's `init_from` is set to None where a checkpoint has the weights.
         """
         config = self.config[self.subcommand]
-        options.check(config, self.subcommand)
+        options.check_trainer(config["trainer"], self.subcommand)
         model = (config.get("model") or {}).get("init_args") or {}
         if config.get("ckpt_path") is not None and model.get("init_from") is not None:
             model["init_from"] = None
@@ -175,8 +175,12 @@ class LookupViTCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds data, model and Trainer; an error in one of them comes out as it was raised."""
-        with raise_cause():
-            super().instantiate_classes()
+        try:
+            with raise_cause():
+                super().instantiate_classes()
+        except TypeError:
+            options.check_nulls(self.config[self.subcommand])
+            raise
         self.datamodule.chosen_by_file = self.chosen_by_file.get("data", set())
         links.check(self.config[self.subcommand].model.get("init_args") or {}, self.datamodule)
 

@@ -63,7 +63,7 @@ def raise_cause() -> Iterator[None]:
     """Raises what an `__init__` raised, bugs too, in place of the `ValueError` that the parser wraps around it."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise _unwrapped(error) from None
 
 

@@ -15,15 +15,6 @@ _LEAST = {
 }
 
 
-def check(config: Mapping[str, Any], command: str) -> None:
-    """Refuses what the functions below refuse, in the parsed configuration of a command."""
-    check_trainer(config["trainer"], command)
-    for section, known in CLASSES.items():
-        part = config.get(section) or {}
-        if kind := known.get(str(part.get("class_path")).rpartition(".")[2]):
-            check_nulls(section, kind, part.get("init_args") or {})
-
-
 def check_trainer(options: Mapping[str, Any], command: str) -> None:
     """Refuses values that Lightning divides by, clips by or trains nothing with.
 
@@ -46,22 +37,21 @@ def check_trainer(options: Mapping[str, Any], command: str) -> None:
         raise ValueError(f"--trainer.{used} 0 leaves nothing to {command}: leave it out, or give at least 1")
 
 
-def check_nulls(section: str, kind: type, given: Mapping[str, Any]) -> None:
-    """Refuses null where a class wants a value.
+def check_nulls(config: Mapping[str, Any]) -> None:
+    """After a TypeError: refuses null where the class of the model or the data wants a value.
 
     Args:
-        section: `model` or `data`.
-        kind: The class.
-        given: Its arguments.
+        config: Of a command, parsed.
 
     Raises:
         ValueError: In one line, for the first of them.
     """
-    for name in [name for name, value in given.items() if value is None]:
+    for section, known in CLASSES.items():
+        part = config.get(section) or {}
+        kind = known.get(str(part.get("class_path")).rpartition(".")[2], object)
         signatures = [inspect.signature(one.__init__) for one in kind.__mro__ if "__init__" in vars(one)]
-        wanted = next((s.parameters[name] for s in signatures if name in s.parameters), None)
-        if wanted is None or wanted.default is None or wanted.annotation in (inspect.Parameter.empty, Any):
-            continue
-        if wanted.annotation is not None and type(None) not in get_args(wanted.annotation):
-            usual = "" if wanted.default is inspect.Parameter.empty else f", such as {wanted.default!r}"
-            raise ValueError(f"--{section}.{name} is null: {kind.__name__} needs a value{usual}")
+        for name in [name for name, value in (part.get("init_args") or {}).items() if value is None]:
+            wanted = next((s.parameters[name] for s in signatures if name in s.parameters), None)
+            if wanted is not None and wanted.default is not None and type(None) not in get_args(wanted.annotation):
+                usual = "" if wanted.default is inspect.Parameter.empty else f", such as {wanted.default!r}"
+                raise ValueError(f"--{section}.{name} is null: {kind.__name__} needs a value{usual}")
