@@ -14,8 +14,9 @@ from torch.utils.data import Dataset
 
 from datamodules.captions.index import Captioned
 from datamodules.captions.tokenizer import Tokenizer
+from datamodules.images.collate import without_corrupt
 from datamodules.images.folder import ImagesToPredict, LabelledImages
-from datamodules.images.transforms import Pipeline, without_corrupt
+from datamodules.images.transforms import Pipeline
 
 
 class Features(Protocol):

@@ -6,9 +6,9 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from datamodules.images.base import ImageDataModule
+from datamodules.images.collate import Collate, mixing
 from datamodules.images.folder import ImageFolder, ImagesToPredict, find_class_folders
 from datamodules.images.names import NumberedClasses, check_same_classes, mapped_names, readable_names
-from datamodules.images.transforms import Collate, mixing
 from datamodules.loading.files import what_is_there
 
 

@@ -98,8 +98,7 @@ class ImageNetDataModule(ImageFolderDataModule):
 def read_devkit(devkit: Path) -> list[str]:
     """The wnid of every validation image, in the order of their numbers.
 
-    The ground truth gives one ILSVRC2012 id per line; `meta.mat` maps these to wnids. The ids
-    are not in sorted order.
+    The ground truth gives one ILSVRC2012 id per line; `meta.mat` maps the ids, which are not in sorted order, to wnids.
 
     Args:
         devkit: The folder that holds `data/ILSVRC2012_validation_ground_truth.txt` and `data/meta.mat`.

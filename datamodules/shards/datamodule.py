@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.images.collate import Collate, mixing
 from datamodules.images.datamodule import ImageFolderDataModule
 from datamodules.images.names import imagenet_wnids, readable_names
-from datamodules.images.transforms import Collate, mixing
 from datamodules.loading.datamodule import SPLITS_OF_STAGE, STAGE_OF_SPLIT
 from datamodules.loading.resumable import ResumableLoader, SeededCollate, run_seed
 from datamodules.loading.untrusted import is_address

@@ -5,8 +5,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.images.collate import mixing
 from datamodules.images.names import NumberedClasses
-from datamodules.images.transforms import mixing, transform_options
+from datamodules.images.transforms import transform_options
 from datamodules.loading.datamodule import SPLITS_OF_STAGE, BaseDataModule
 from datamodules.video.dataset import BadVideoReport, VideoDataset
 from datamodules.video.decode import choose_decoder

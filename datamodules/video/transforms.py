@@ -12,7 +12,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from datamodules.images.transforms import Mix, ResizeToCover, change_colours, random_resized_crop
+from datamodules.images.collate import Mix
+from datamodules.images.transforms import ResizeToCover, change_colours, random_resized_crop
 
 CROPS = (1, 3)
 

@@ -13,8 +13,8 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder as PeerImageFolder
 
+from datamodules.images.collate import Collate
 from datamodules.images.folder import CorruptImageError, ImageFolder, decode_rgb, find_images
-from datamodules.images.transforms import Collate
 
 
 def picture(height=33, width=47):

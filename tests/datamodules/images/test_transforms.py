@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from datamodules.images.collate import Collate
 from datamodules.images.transforms import (
     RECIPES,
-    Collate,
     PadCropFlip,
     ResizeToCover,
     eval_transform,
