@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lookupvit.analysis.cascade.cascade import Cascade, CascadeCosts, CascadeResult, Size
-from lookupvit.analysis.cascade.search import Candidates
+from lookupvit.analysis.cascade.thresholds import Candidates
 
 
 class CascadePoint(NamedTuple):
