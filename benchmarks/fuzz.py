@@ -184,7 +184,7 @@ def one_shard(damaged: bytes, source: Path, path: Path) -> str:
     finally:
         shutil.rmtree(root)
     count = sum(len(images) for images, _ in batches)
-    return "read" if count == len(data._splits["val"]) else f"wrong: {count} samples"
+    return "read" if count == len(data._shards["val"]) else f"wrong: {count} samples"
 
 
 def sources(folder: Path) -> dict[str, list[Path]]:

@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 from lookupvit.grid import Size, size_name
@@ -19,6 +17,9 @@ from lookupvit.sizes import MODELS
 from lookupvit.weights.file import Weights, as_weights, facts, read_weights, save_weights
 from lookupvit.weights.resize import fit_kernel, fit_positions, guess_grid
 from lookupvit.weights.vit_names import common_name, is_plain_vit, plain_vit
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _SHOWN = 10  # rows of errors in the table
 
@@ -60,10 +61,13 @@ class Report:
                 rows.append((label, names[0] if len(names) == 1 else f"{pattern} ({len(names)})", reason))
         return rows
 
-    def show(self, console: Console | None = None) -> None:
+    def show(self, console: "Console | None" = None) -> None:
         """Prints the table with at most ten rows of errors; nothing if no tensor fits, which `check` reports."""
         if self.errors and not (self.loaded or self.derived or self.resized):
             return
+        from rich.console import Console  # not needed to load weights: some GPU machines lack it
+        from rich.table import Table
+
         table = Table(title=f"weights from {self.source}", title_justify="left", caption_justify="left")
         for column in ("", "tensors", "how or why"):
             table.add_column(column, overflow="fold")

@@ -1,5 +1,7 @@
 """What hand-written backward passes owe to autograd: second derivatives, torch.func, halves on CUDA, torch.compile."""
 
+from multiprocessing import get_context
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -111,8 +113,16 @@ def test_every_type_trains_on_cuda(path, dtype):
     """With fake tensors, which have the types that a GPU's kernels return: there the norm of a half has float32 parts.
 
     Autograd's engine does not start for a device that is not there, so each hand-written backward pass is called as it
-    stands in the graph.
+    stands in the graph. All of it runs in a child: where autograd has seen another device than a CPU, no process can be
+    forked that trains, and other tests do so.
     """
+    child = get_context("fork").Process(target=_train_on_cuda, args=(path, dtype))
+    child.start()
+    child.join()
+    assert child.exitcode == 0  # pytest shows the child's traceback among what was printed
+
+
+def _train_on_cuda(path, dtype):
     with FakeTensorMode(), _OneTypeInProducts():
         with torch.device("cuda"):
             block = LookupViTBlock(6, 2, path=path)
