@@ -1,5 +1,8 @@
 """Fixtures shared by all tests: small image trees, written to disk as real files."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,18 @@ from PIL import Image
 torch.set_num_threads(1)  # several workers of pytest-xdist share few cores
 
 TREE_CLASSES = ("n01440764", "n01443537", "n01484850")  # tench, goldfish, great white shark
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Runs a test that is marked `own_process` in a new process of pytest; its output is shown where it fails."""
+    if pyfuncitem.get_closest_marker("own_process") is None or "LOOKUPVIT_OWN_PROCESS" in os.environ:
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", pyfuncitem.nodeid]
+    env = {**os.environ, "LOOKUPVIT_OWN_PROCESS": "1"}
+    done = subprocess.run(command, cwd=pyfuncitem.config.rootpath, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    return True
 
 
 @pytest.fixture(autouse=True)

@@ -16,6 +16,8 @@ from lookupvit.callbacks import SkipNonFinite
 from lookupvit.cli.main import main
 from lookupvit.tasks import ClassificationTask
 
+pytestmark = pytest.mark.own_process
+
 
 class Keep(Callback):
     """Saves the weights as they are in the ranks: what Lightning hands back from forked ones is rounded to float32."""
