@@ -42,7 +42,7 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int = _FPS) -> None:
         stream = container.add_stream(codec, rate=fps, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.thread_count = 1  # the same bytes everywhere
+        stream.codec_context.thread_count = 1  # fewer differences between runs; x264 still has some
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -57,7 +57,7 @@ def render_motion(
     size: int = 32,
     frames: int = 16,
 ) -> bool:
-    """Write the clips, and their annotations; the same for the same arguments.
+    """Write the clips, and their annotations. The same arguments draw the same frames; the encoder may vary.
 
     Nothing is written where the same data set already lies; an interrupted run leaves no half of one.
 
