@@ -129,12 +129,12 @@ def grid_of(size: Size, patch: Size, what: str = "image") -> Size:
 
 
 def sincos_positions(size: tuple[int, int], dim: int, device: torch.device | str | None = None) -> Tensor:
-    """Codes of the tokens' places in the image, by sines and cosines; a place has the same code in every grid.
+    """Position codes of the tokens, by sines and cosines; one place in the image has the same code in every grid.
 
     Args:
         size: Grid (rows, columns).
-        dim: Width of the code. A quarter each goes to the sines and cosines of the centres' y and x, with 0.25 to 1.5
-            periods per image. The rest of a width that 4 does not divide is zero.
+        dim: Width of the code: one quarter for each of sin(y), cos(y), sin(x) and cos(x) of the cells' centres, with
+            0.25 to 1.5 periods per image. What is left of a width that 4 does not divide is zero.
         device: Device of the result.
 
     Returns:

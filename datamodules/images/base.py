@@ -13,7 +13,7 @@ from datamodules.loading.datamodule import SPLITS_OF_STAGE, BaseDataModule
 
 
 class ImageDataModule(BaseDataModule):
-    """A subclass reads the splits. A transform option left at `None` is the recipe's.
+    """A subclass reads the splits. A transform option left at `None` takes the recipe's value.
 
     Args:
         root: The folder of the data.
@@ -35,11 +35,11 @@ class ImageDataModule(BaseDataModule):
         val_fraction: Part of the training images to hold out for validation, drawn by `seed`.
         seed: Draws `val_fraction` (the order of training follows Lightning's `seed_everything`).
         skip_corrupt: Leave out images that cannot be decoded, with a warning that names each; otherwise they are an
-            error. In prediction such an image gets its error in place of an answer.
+            error. In prediction the error stands in the place of that image's answer.
         kwargs: As for `BaseDataModule`.
     """
 
-    augment = True  # False: training images are transformed as in evaluation
+    augment = True  # False: training images are transformed like those of evaluation
 
     def __init__(
         self,

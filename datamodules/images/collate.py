@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def mixing(options: dict[str, Any]) -> dict[str, float]:
-    """The arguments of `Mix`, besides the number of classes, from `transform_options`."""
+    """The arguments of `Mix` but for the number of classes, taken from `transform_options`."""
     return {"mixup": options["mixup"], "cutmix": options["cutmix"], "prob": options["mix_prob"]}
 
 

@@ -25,8 +25,8 @@ class ImageFolderDataModule(NumberedClasses, ImageDataModule):
         batch_size: Images per device in training.
         num_classes: Checked against the tree; `None` = count the class folders.
         cache: Decode every image once into memory (images of one size only; 60,000 of 32 x 32 take 180 MB).
-        class_map: A JSON file `{"FOLDER": "CLASS NAME", ...}`: how class folders are called in a model that knows
-            them by other names; folders that it leaves out keep their own.
+        class_map: A JSON file `{"FOLDER": "CLASS NAME", ...}` for a model that knows the classes by other names than
+            the folders'. Folders that the file leaves out keep their names.
         kwargs: As for `ImageDataModule`.
 
     Raises:
@@ -136,5 +136,5 @@ class ImageFolderDataModule(NumberedClasses, ImageDataModule):
         return self._loader("bank")
 
     def predict_dataloader(self) -> DataLoader:
-        """Batches `(images (B, 3, H, W), paths)` in sorted order; of `ImagesToPredict`."""
+        """Batches `(images (B, 3, H, W), paths)` in sorted order, as `ImagesToPredict` gives them."""
         return self._loader("predict")

@@ -14,8 +14,8 @@ from datamodules.loading.retry import with_retries
 from datamodules.loading.untrusted import FORMATS, check_pixels
 from datamodules.loading.workers import OneLineError
 
-# The one place that chooses the decoder of JPEG and PNG. torchvision's is the faster one, but it is deprecated since
-# torchvision 0.29 and will be removed. Without it PIL decodes these formats, too: to the same pixels, only slower.
+# Only this place chooses the decoder of JPEG and PNG. torchvision's is the faster one, but it is deprecated since
+# torchvision 0.29 and will be removed. Without it PIL decodes these formats to the same pixels, but more slowly.
 try:
     from torchvision.io import decode_image
 except ImportError:
@@ -60,11 +60,11 @@ def decode_rgb(path: str | os.PathLike) -> Tensor:
 
 
 def decode_bytes(data: bytes, name: str) -> Tensor:
-    """As `decode_rgb`, of the bytes of a file.
+    """As `decode_rgb`, from the bytes of a file.
 
     Args:
         data: An image file of any format.
-        name: Of the image, for the error.
+        name: Name of the image in the error.
 
     Raises:
         CorruptImageError: The bytes are truncated, damaged, or no image.
@@ -102,7 +102,7 @@ def _decode(path: str) -> Tensor:
 
 
 def _decode_fast(data: bytes) -> Tensor | None:
-    """By torchvision, `(3, H, W)`; None for a file that it does not know or finds damaged, which PIL then judges."""
+    """By torchvision, `(3, H, W)`; None for what it does not know or finds damaged: PIL then has the last word."""
     if data.startswith(_PNG):
         _check_png(memoryview(data))
     elif not (data.startswith(_JPEG) and _jpeg_is_bounded(memoryview(data))):
@@ -135,10 +135,10 @@ def _check_png(data: memoryview) -> None:
 
 
 def _jpeg_is_bounded(data: memoryview) -> bool:
-    """Whether the size could be read, and is none too large: torchvision's decoder takes the memory first.
+    """Whether the header states the size; it is read first because torchvision's decoder allocates before it checks.
 
     Raises:
-        ValueError: If it is too large.
+        ValueError: If the size is too large.
     """
     at = 2
     while at + 9 <= len(data) and data[at] == 0xFF:  # a segment: 0xFF, kind, length, content

@@ -192,9 +192,9 @@ class LabelledImages(_ImageSamples, Dataset):
 
 
 class ImagesToPredict(LabelledImages):
-    """As `LabelledImages`, of files that nobody has looked at yet: each has its place, whatever is wrong with it.
+    """As `LabelledImages`, for files that may be damaged: each of them has a row in the results.
 
-    An image that cannot be read is blank, and its name in the item an `Unreadable`, which says why.
+    An image that cannot be read becomes a blank one, and its name becomes an `Unreadable`, which holds the error.
 
     Args:
         samples: Pairs of a path and an item: the path itself, or a tuple that ends in it.

@@ -1,13 +1,14 @@
 """RandAugment as its users published it: four lists of operations, and what a magnitude means in each of them.
 
-`torchvision` is torchvision's own. The others are not to be had from a library that works on tensors and clips, draws
-from torch's generator (which makes a resumed run exact) and goes beyond magnitude 10:
+`torchvision` is torchvision's own. No library has the others for tensors and clips, with draws from torch's generator
+(which makes a resumed run exact) and with magnitudes beyond 10:
 
-* `big_vision`: AugReg's, 16 operations, without a limit to the magnitude (45 degrees at 15);
-* `timm`: DeiT's `rand-m9-mstd0.5-inc1`, 15 operations, each with a probability and a magnitude drawn around the given;
-* `scenic`: ViViT's, the operations of `big_vision` that move no pixel, and one that does nothing.
+* `big_vision`, used by AugReg: 16 operations, and magnitudes beyond 10 go on growing (15 rotates by 45 degrees);
+* `timm`, DeiT's `rand-m9-mstd0.5-inc1`: 15 operations, each with a probability, and with a magnitude that is drawn
+  around the given one;
+* `scenic`, used by ViViT: the operations of `big_vision` that move no pixel, and one that does nothing.
 
-Letters: `H, W` height and width; `...` nothing of an image, `T` frames of a clip, which are changed alike.
+Letters: `H, W` height and width; `...` stands for the `T` frames of a clip, all changed alike, or for nothing.
 """
 
 import difflib
@@ -30,7 +31,7 @@ OPERATIONS = {
     "timm": [*_POINTWISE, *_MOVING],
     "scenic": [*_POINTWISE, "Cutout", "Identity"],
 }
-# What each knows, and its default.
+# The options of each policy, and their defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "torchvision": {"policy": "torchvision", "num_ops": 2, "magnitude": 9, "num_magnitude_bins": 31},
     "big_vision": {"policy": "big_vision", "num_ops": 2, "magnitude": 15},
@@ -135,8 +136,8 @@ class RandAugment:
         """One operation on uint8 `(..., 3, H, W)`.
 
         Args:
-            name: Of the operation.
-            image: What to change.
+            name: Name of the operation.
+            image: The image or clip to change.
             level: The magnitude over 10.
             sign: 1 or -1: the direction of a movement, and with timm whether a factor is above or below one.
         """
@@ -191,7 +192,7 @@ class RandAugment:
         return F.affine(image, **move, interpolation=self._mode, fill=self.fill, center=[0.0, 0.0])
 
     def _cutout(self, image: Tensor, reach: int) -> Tensor:
-        """A rectangle of up to twice `reach`, around a pixel that is drawn; grey, and black in ViViT's."""
+        """Erases a square of side 2 `reach` around a random pixel: black for ViViT's policy, grey for the others."""
         height, width = image.shape[-2:]
         y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
         image = image.clone()
@@ -200,6 +201,6 @@ class RandAugment:
 
 
 def _contrast(image: Tensor, factor: float) -> Tensor:
-    """As TensorFlow's policies have it: away from the number of pixels over 256, at most white, not from the mean."""
+    """As in TensorFlow's policies: around (number of pixels) / 256, at most white, instead of around the mean."""
     grey = min(255, image.numel() // 3 // 256)
     return (grey + factor * (image.float() - grey)).clamp(0, 255).to(torch.uint8)

@@ -47,8 +47,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 
-# AugReg's levels (big_vision, configs/vit_i1k.py): mixup and the magnitude of RandAugment; light1's 0 is not nothing.
-# "augreg" is what it takes for S/16 and larger on ImageNet-1k.
+# AugReg's levels (big_vision, configs/vit_i1k.py): mixup and the magnitude of RandAugment; None is no RandAugment,
+# while 0 still draws operations. "augreg" is the level that AugReg takes for S/16 and larger on ImageNet-1k.
 AUGREG = {
     "none": (0.0, None),
     "light1": (0.0, 0),
@@ -144,8 +144,8 @@ def _resize(size: tuple[int, int], interpolation: v2.InterpolationMode) -> v2.Tr
 class PadCropFlip:
     """Pads by zeros, crops a random window of `size`, and flips it with a probability.
 
-    The same as v2's `RandomCrop(size, padding)` and `RandomHorizontalFlip`, which take about three times as long to
-    decide what to do with a small image as to do it.
+    The same as v2's `RandomCrop(size, padding)` and `RandomHorizontalFlip`. Those spend about three times as long on
+    drawing their parameters as on changing a small image.
     """
 
     def __init__(self, size: tuple[int, int], padding: int, hflip: float) -> None:
@@ -163,7 +163,7 @@ class PadCropFlip:
 
 
 class Pipeline:
-    """What is done to each image, and what is done to a whole batch, which is cheaper by image.
+    """The steps for each image, and those for a whole batch, which cost less per image there.
 
     Called with one image it does both. Attributes:
         sample: uint8 `(3, H, W)` -> uint8 `(3, *img_size)`, or None where `resize` does it all.
@@ -171,13 +171,13 @@ class Pipeline:
         options: from `transform_options`: normalisation and erasing.
     """
 
-    # From so many pixels on, a batch of images leaves the processor's cache on its way through a resize.
+    # Images with this many pixels or more are resized one by one: a batch of them does not fit the processor's cache.
     _LARGE = 128 * 128
 
     def __init__(self, sample: v2.Compose | None, resize: v2.Compose | None, options: dict[str, Any]) -> None:
         self.sample, self.resize = sample, resize
         self.mean, self.std = list(options["mean"]), list(options["std"])
-        # after the normalisation: the hole is filled with unit noise, pixel by pixel, as DeiT does
+        # After the normalisation, because each erased pixel becomes unit noise, as in DeiT.
         erase = options["random_erasing"]
         self.erase = v2.RandomErasing(erase, value="random") if erase else None
 
@@ -215,7 +215,7 @@ def change_colours(options: dict[str, Any]) -> list[Any]:
         prob = options["color_jitter_prob"]
         steps.append(jitter if prob == 1 else v2.RandomApply([jitter], prob))
     if options["grayscale_prob"]:
-        # not v2.RandomGrayscale, which lets clips pass
+        # not v2.RandomGrayscale, which leaves clips as they are
         steps.append(v2.RandomApply([v2.ColorJitter(saturation=(0, 0))], options["grayscale_prob"]))
     return steps
 

@@ -17,8 +17,9 @@ This file holds the plain mathematics. The blocks use the subclass `FastCrossAtt
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# On a CPU, plain products are faster than torch's fused attention up to this many tokens times head width, because the
-# fused kernel works in larger tiles than the problem has: 1.1 to 2.3 times faster at 3x3, see docs/PERFORMANCE.md.
+# On a CPU, plain products are faster than torch's fused attention while (number of tokens) x (head width) is at most
+# this, because the fused kernel works in tiles larger than the whole input: 1.1 to 2.3 times faster at 3x3, see
+# docs/PERFORMANCE.md.
 FEW_TOKENS = 800
 
 
@@ -127,8 +128,8 @@ class CrossAttention(nn.Module):
                 `FastCrossAttention` then returns the attention even where it would not store it.
 
         Returns:
-            The update of the compressed tokens `(B, M, D)`, and the attention `(B, H, M, N)` for `infuse`, which is
-            normalised over M instead of N where `reuse` is "renormalize".
+            The update of the compressed tokens `(B, M, D)`, and the attention `(B, H, M, N)` for `infuse`. The
+            attention is normalised over N, or over M where `reuse` is "renormalize".
         """
         q = self.queries(compressed)  # (B, M, D)
         k, v = self.kv(self.norm_lookup(lookup)).chunk(2, dim=-1)  # (B, N, 2 D) -> 2 x (B, N, D)

@@ -33,8 +33,8 @@ class LookupViTBlock(nn.Module):
         reuse: See `CrossAttention`.
         cross_norm: See `CrossAttention`.
         infuse: Whether step 3 exists.
-        update_lookup: Whether steps 3 and 4 exist. They do not in the last block of a model whose only head reads the
-            compressed tokens, where their parameters would never get a gradient.
+        update_lookup: Whether steps 3 and 4 exist. The last block of a model whose only head reads the compressed
+            tokens does without them, because their parameters would never get a gradient.
         path: See `FastCrossAttention`.
     """
 
@@ -86,7 +86,7 @@ class LookupViTBlock(nn.Module):
         compressed = compressed + drop(self.attn(self.norm1(compressed)))
         compressed = compressed + drop(self.mlp(compressed))
         if self.update_lookup and update_lookup:
-            # 3. infuse; where nothing is dropped, the residual sum is left to `infuse`, which may save a pass
+            # 3. infuse; unless a branch may be dropped, `infuse` adds the residual itself, which may save a pass
             if self.infuse and self.training and drop.p:
                 lookup = lookup + drop(self.cross.infuse(compressed, attention, lookup=lookup))
             elif self.infuse:

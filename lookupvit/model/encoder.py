@@ -53,7 +53,7 @@ class EncoderMixin:
             For each block the tokens `(B, N, D)` or `(B, M, D)`, or the maps.
 
         Raises:
-            ValueError: For tokens or blocks that the model does not have, or a norm that it does not have.
+            ValueError: For tokens, blocks or a norm that the model does not have.
         """
         check_choice("tokens", tokens, TOKENS)
         if norm and tokens not in self.norms:

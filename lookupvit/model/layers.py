@@ -68,7 +68,7 @@ class PooledHead(nn.Module):
 
     Args:
         dim: D.
-        num_classes: C; 0 gives the pooled features themselves.
+        num_classes: Number of classes; 0 gives the pooled features themselves.
         drop_rate: Dropout before the classifier.
     """
 
@@ -78,7 +78,7 @@ class PooledHead(nn.Module):
         self.fc = nn.Linear(dim, num_classes) if num_classes > 0 else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """`(B, T, D)` to `(B, C)`."""
+        """`(B, T, D)` to `(B, num_classes)`, or to `(B, D)` without classes."""
         return self.fc(self.drop(tokens.mean(dim=1)))
 
 

@@ -43,12 +43,12 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         pos_drop_rate: Dropout after the embedding.
         proj_drop_rate: Dropout after output projections and MLPs.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
-        reuse: Where the way back takes its attention from: "transpose", "renormalize" or "fresh", see `CrossAttention`.
+        reuse: Which attention the way back takes: "transpose", "renormalize" or "fresh", see `CrossAttention`.
         cross_norm: Where the cross-attention normalises: "input" or "projection", see `CrossAttention`.
         antialias: Whether the resize from lookup to compressed tokens is antialiased.
         infuse: Whether the way back from compressed to lookup tokens exists; False is the unidirectional ablation.
         path: Order of the cross-attention's products: "auto", "plain", "absorbed" or "tiled", see `FastCrossAttention`.
-            The function is the same for all.
+            All of them compute the same function.
         grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations.
         weight_init: How linear layers are initialised: "trunc_normal" or "xavier_uniform", see `init_linear_layers`.
 
@@ -240,7 +240,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
             block.cross.path = path
 
     def init_head_bias(self, value: float) -> None:
-        """Sets the classifiers' biases; sigmoid losses over many classes need the log of the expected rate."""
+        """Sets the classifiers' biases, for a sigmoid loss to the log of how often a class is expected."""
         for head in self.heads.values():
             nn.init.constant_(head.fc.bias, value)
 

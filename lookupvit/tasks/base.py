@@ -19,7 +19,7 @@ from lookupvit.tasks.belonging import compare_with_data
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
 from lookupvit.tasks.sharding import shard_blocks, unsharded_class
 
-# Hyper-parameters of a parameter group that the present run decides, also after a resume.
+# Options of a parameter group that always come from the present run, also when it resumes another.
 _GROUP_OPTIONS = ("lr", "weight_decay", "betas", "momentum", "eps", "fused", "name")
 
 
@@ -38,16 +38,16 @@ class Task(LightningModule):
         warmup_epochs: Length of the linear warm-up in epochs (or give `warmup_steps`).
         warmup_steps: Length of the linear warm-up in optimiser steps.
         layer_decay: Each layer's learning rate divided by that of the layer above; below 1 for fine-tuning.
-        ema_decay: Decay of the moving average of the weights, which is evaluated and saved in their place; None: no
-            average.
-        ema_warmup: Let the decay rise to `ema_decay`, as (1 + n) / (10 + n) after n steps.
+        ema_decay: Decay of a moving average of the weights; the average is evaluated and saved instead of the weights
+            themselves. None: no average.
+        ema_warmup: Let the decay rise to `ema_decay`: it is at most (1 + n) / (10 + n) after n steps.
         compile: Run the model through `torch.compile`.
 
     Raises:
         ValueError: If an option has a value that does not fit.
     """
 
-    monitor = ("val/top1", "max")  # what the best checkpoint is chosen by
+    monitor = ("val/top1", "max")  # the metric that chooses the best checkpoint
 
     def __init__(
         self,
@@ -81,7 +81,9 @@ class Task(LightningModule):
         self.layer_decay, self.ema_decay, self.ema_warmup = layer_decay, ema_decay, ema_warmup
         self.compile_model = compile
         self.class_names: list[str] | None = None
-        self.class_index: torch.Tensor | None = None  # with class_map: place of each class in the checkpoint's order
+        self.class_index: torch.Tensor | None = (
+            None  # with class_map: index in the checkpoint of each class of the data
+        )
         self.pixels: Pixels | None = None
         self._scored_step: int | None = None
 
@@ -225,7 +227,7 @@ def by_place(
 
     Args:
         state: The optimiser's `state_dict()`; torch loads either numbering.
-        optimizer: The optimiser that the state is of.
+        optimizer: The optimiser whose state it is.
         places: The place of every parameter of the model.
     """
     groups = zip(state["param_groups"], optimizer.param_groups, strict=True)

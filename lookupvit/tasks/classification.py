@@ -25,10 +25,10 @@ class ClassificationTask(ClassifierTask):
     With `compressed_sizes` each training step draws one of them, from (seed, step) alone, and evaluation reports
     every one of them in one pass over the data.
 
-    Logged: `train/loss`; `train/compressed_tokens` where sizes are drawn; `val/loss`, `val/top1`, `val/top5` of the
-    mean of the heads' logits at the main size, and the same for each head alone, such as `val/top1_compressed`; for
-    every further size that is evaluated `val/top1@3x3` and so on; `test/...` likewise. With a teacher, which the paper
-    does not have: `train/loss_teacher` and `train/loss_features`.
+    What is logged in training: `train/loss`; `train/compressed_tokens` where sizes are drawn; with a teacher, which
+    the paper does not have, `train/loss_teacher` and `train/loss_features`. In validation: `val/loss`, `val/top1` and
+    `val/top5` of the mean of the heads' logits at the main size; the same for each head alone, such as
+    `val/top1_compressed`; and for each further size, such as `val/top1@3x3`. In a test: the same under `test/`.
 
     Args:
         name: Model, one of `lookupvit.list_models()`.
@@ -40,10 +40,10 @@ class ClassificationTask(ClassifierTask):
         sandwich: Train at the largest, the smallest and one size between in every step (about three times the work).
         distill_weight: With `sandwich`, the share of the smaller sizes' loss that compares them with the largest.
         teacher: A frozen image classifier to learn from: a checkpoint of `lookupvit fit`, a folder of
-            `save_pretrained`, or the name of a timm ViT. It has the same classes.
+            `save_pretrained`, or the name of a timm ViT. It must have the same classes.
         teacher_weight: Share of the loss that compares logits with the teacher's, in [0, 1].
-        teacher_feature_weight: Weight of one minus the cosine between the pooled tokens and the teacher's, which need
-            the same width; 0 leaves it out.
+        teacher_feature_weight: Weight of one minus the cosine between the pooled tokens and the teacher's pooled
+            tokens; both must have the same width. 0 leaves this loss out.
         **options: Options of `ClassifierTask`: model, sizes, first weights; and of `Task`: optimiser, schedule, moving
             average, compilation.
 
@@ -88,12 +88,12 @@ class ClassificationTask(ClassifierTask):
         super().setup(stage)
         if stage != "fit" or self.teacher_name is None or self.teacher is not None:
             return
-        check(not hasattr(self.model, "num_frames"), "teacher is of image models: set --model.teacher null")
+        check(not hasattr(self.model, "num_frames"), "a teacher works for image models only: set --model.teacher null")
         pixels = Pixels.of_data(getattr(self._trainer, "datamodule", None))
         self.teacher = Teacher(self.teacher_name, self.model.num_classes, self.model.img_size, pixels)
         check(
             not self.teacher_feature_weight or self.teacher.width == self.model.embed_dim,
-            f"teacher {self.teacher_name} is of width {self.teacher.width}, the model of {self.model.embed_dim}: "
+            f"the teacher {self.teacher_name} has width {self.teacher.width}, the model {self.model.embed_dim}: "
             "set --model.teacher_feature_weight 0",
         )
 

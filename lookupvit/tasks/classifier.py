@@ -23,7 +23,7 @@ from lookupvit.tasks.starting import freeze_layers, resize_loaded_positions
 
 
 class ClassifierTask(Task):
-    """What `ClassificationTask` trains and tests; the steps are there.
+    """Everything of a `ClassificationTask` but the steps of training, evaluation and prediction.
 
     Args:
         name: Model, one of `lookupvit.list_models()`.
@@ -37,11 +37,11 @@ class ClassifierTask(Task):
         eval_compressed_sizes: Sizes to evaluate; None: `compressed_sizes`, or `compressed_size` alone.
         budget_gmacs: Instead of `compressed_size`: the largest size that costs at most this many GMACs per image. For
             a checkpoint, only the sizes that it was trained at are considered.
-        budget_ms: For `validate`, `test` and `predict`: likewise, within so many milliseconds per call with one image,
-            measured on the device when the checkpoint is loaded.
+        budget_ms: Likewise, for `validate`, `test` and `predict`: the largest size that takes at most this many
+            milliseconds per call with one image, measured on the device when the checkpoint is loaded.
         untrained_sizes: Let a budget choose a size that the checkpoint was not trained at.
         cascade: For `predict`: a file of `lookupvit sweep` with sizes and thresholds. Each image runs at the smallest
-            size first, and at the next larger one only while the model is not sure of it.
+            size first, and again at the next larger one as long as the model is not sure.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from the first.
         args: Further arguments of `lookupvit.create_model`, such as `{"reuse": "renormalize"}`.
         head_bias: Initial value of the classifiers' biases; -6.9 suits the sigmoid loss with 1000 classes. None keeps
@@ -138,7 +138,7 @@ class ClassifierTask(Task):
         """Reads the first weights where training starts, and compiles the model in this process."""
         check(
             self.cascade is None or stage == "predict",
-            f"cascade is of predict, not of {getattr(stage, 'value', stage)}: set --model.cascade null; "
+            f"cascade is for predict, not for {getattr(stage, 'value', stage)}: set --model.cascade null; "
             "lookupvit sweep scores cascades",
         )
         check(
@@ -182,7 +182,7 @@ class ClassifierTask(Task):
         return {sizes[0]: self._features(images, sizes[0], head)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the sizes that were trained, and puts the results of `init_from` and `budget_gmacs` in their place."""
+        """Notes the trained sizes, and replaces `init_from` and `budget_gmacs` by what became of them."""
         super().on_save_checkpoint(checkpoint)
         trains = self.trained_sizes is None or self.trainer.state.fn == "fit"
         if self.model.compressed_size is not None:
@@ -219,7 +219,7 @@ class ClassifierTask(Task):
                 sizes = list(self.cascade.sizes) if self.cascade else [self.model.compressed_size]
                 sizes += self.eval_sizes if stage in ("validate", "test") else ()
                 say_untrained(contents, sizes)
-                if stage is not None and not hasattr(self.model, "num_frames"):  # costs are counted of images alone
+                if stage is not None and not hasattr(self.model, "num_frames"):  # costs are counted for images only
                     say_sizes(self.model, contents, sizes, self.eval_head)
             if self.cascade is not None:
                 check_cascade(self.cascade, self.hparams.cascade, checkpoint, self.model.img_size)

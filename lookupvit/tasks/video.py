@@ -53,7 +53,7 @@ class VideoTask(ClassificationTask):
             f"{name} is a model of images: name a video model, such as lookupvivit_base_joint_patch16x2_224",
         )
         for option in ("budget_gmacs", "budget_ms", "cascade"):
-            check(options.get(option) is None, f"{option} is of image models: name a compressed_size instead")
+            check(options.get(option) is None, f"{option} is for image models only: name a compressed_size instead")
         check(view_batch is None or view_batch > 0, f"view_batch {view_batch} is not positive: null takes all at once")
         given = {} if num_frames is None else {"num_frames": num_frames}
         super().__init__(name, args={**given, **(args or {})}, **options)

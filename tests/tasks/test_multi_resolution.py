@@ -194,5 +194,5 @@ def test_predict_by_a_cascade(tmp_path: Path) -> None:
         logits = plain.head_logits(images[i : i + 1], size)
         want = ((logits["compressed"] + logits["lookup"]) / 2).softmax(1).sort(descending=True)
         torch.testing.assert_close(out["probabilities"][i], want.values[0, :5], rtol=1e-4, atol=1e-6)
-    with pytest.raises(ValueError, match="cascade is of predict, not of fit"):
+    with pytest.raises(ValueError, match="cascade is for predict, not for fit"):
         trainer(tmp_path, max_epochs=1).fit(task, loader())

@@ -124,7 +124,7 @@ def test_teachers_that_do_not_fit_are_one_line(tmp_path: Path) -> None:
     for options, message in (
         ({"teacher": "nowhere"}, "'nowhere' is neither a checkpoint of lookupvit fit nor a model of timm's"),
         ({"teacher": str(tmp_path / "vit.ckpt"), "num_classes": 4}, "has 3 classes, the data 4: fine-tune it"),
-        ({"teacher": str(tmp_path / "wide.ckpt"), "teacher_feature_weight": 1.0}, "is of width 48, the model of 32"),
+        ({"teacher": str(tmp_path / "wide.ckpt"), "teacher_feature_weight": 1.0}, "has width 48, the model 32"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
             make(**options).setup("fit")
@@ -172,7 +172,7 @@ def test_video_models_as_files_and_from_image_weights(name: str, tmp_path: Path)
     save_weights(image, tmp_path / "image.ckpt")
     start = VideoTask(**{**saved["hyper_parameters"], "init_from": str(tmp_path / "image.ckpt"), "teacher": None})
     start.setup("fit")
-    with pytest.raises(ValueError, match="teacher is of image models"):
+    with pytest.raises(ValueError, match="a teacher works for image models only"):
         VideoTask(**saved["hyper_parameters"], teacher=str(tmp_path / "x.ckpt")).setup("fit")
 
 

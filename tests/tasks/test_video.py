@@ -188,7 +188,7 @@ def test_views_on_several_ranks_count_once(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"name": "lookupvit_tiny_patch4_32"}, "lookupvit_tiny_patch4_32 is a model of images"),
-        ({"budget_gmacs": 1.0}, "budget_gmacs is of image models"),
+        ({"budget_gmacs": 1.0}, "budget_gmacs is for image models only"),
         ({"view_batch": 0}, "view_batch 0 is not positive"),
         ({"num_frames": 5}, r"clip size \(5, 16, 16\) is not a multiple of the patch size \(2, 8, 8\)"),
         ({"compressed_size": (3, 2, 2)}, r"\(3, 2, 2\) does not fit the lookup grid \(2, 2, 2\)"),

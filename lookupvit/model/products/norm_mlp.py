@@ -19,8 +19,9 @@ from lookupvit.model.products.unwrapped import unwrapped
 def stores_less(x: Tensor, norm: nn.LayerNorm, fc1: nn.Linear, fc2: nn.Linear) -> bool:
     """Whether `norm_mlp` may take the place of calling the layers.
 
-    It may not under autocast, which mixes types in ways that autograd handles best; while compiling, because a compiler
-    chooses itself what to store; and where a call of a layer does more than torch's own layer, see `unwrapped`.
+    It may not under autocast, which mixes types in ways that are best left to autograd; nor while compiling, because
+    the compiler itself chooses what to store; nor where a call of a layer does more than torch's own layer does, see
+    `unwrapped`.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False

@@ -38,7 +38,7 @@ def choose_paths(
         num_heads: H.
         path: "plain", "absorbed", "tiled" (plain products, without storing A), or "auto" for the one with the fewest
             multiply-adds.
-        cross_norm: With "projection" a LayerNorm stands between K's projection and the scores, which stay plain.
+        cross_norm: With "projection" a LayerNorm stands between K's projection and the scores, which then stay plain.
         reuse: With any value but "transpose" A is needed as a whole, and "auto" never chooses "tiled".
         training: Whether a backward pass will follow.
 

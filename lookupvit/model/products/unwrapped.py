@@ -1,8 +1,8 @@
 """Whether the weights of a layer may be read without calling the layer.
 
 The absorbed products and the MLP with its own backward pass read `layer.weight` where the plain path calls `layer(x)`.
-Both are the same only if nothing changed what a call does. LoRA adapters, quantised layers, parametrisations and hooks
-change it; a layer with one of them is called.
+The results agree only if a call does nothing else. LoRA adapters, quantised layers, parametrisations and hooks do
+more, so a layer with one of them is called.
 """
 
 from torch import nn
