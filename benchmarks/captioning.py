@@ -1,9 +1,9 @@
-"""Writing captions: with and without the cache of keys and values, and from M compressed or from N lookup tokens.
+"""Times the writing of captions: with and without the key-value cache, from compressed or from lookup tokens.
 
     python benchmarks/captioning.py --threads 2 --output outputs/bench
 
-Decoders of random weights, features of random numbers, texts of exactly --length tokens: what is timed is generation
-alone, beam search, all images in one batch. The variants take turns in one process; medians are printed.
+Only generation is timed: beam search over all images in one batch, with random weights, random features, and texts of
+exactly --length tokens. The variants take turns in one process; medians are printed.
 """
 
 import argparse

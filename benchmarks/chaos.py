@@ -1,4 +1,4 @@
-"""Kills a training run again and again, resumes it, and compares its end with that of a run left alone: `make chaos`.
+"""Kills a training run many times, resumes it, and compares its end with that of an undisturbed run: `make chaos`.
 
 For each number of processes and of loader workers: one run without interruption, and one that is killed at random
 moments (SIGKILL to every process at once, wherever it is: in a step, a validation, the writing of a checkpoint) or
@@ -49,7 +49,7 @@ def command(folder: Path, name: str, processes: int, workers: int, epochs: int) 
 
 
 def start(argv: list[str], log: Path) -> subprocess.Popen:
-    """The run in a process group of its own, which a signal then reaches as a whole."""
+    """Starts the run in a process group of its own, so that a signal reaches all of its processes."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with log.open("ab") as file:
         return subprocess.Popen(argv, stdout=file, stderr=file, env=env, start_new_session=True)
@@ -105,7 +105,7 @@ def interrupted(folder: Path, argv: list[str], name: str, kills: int, number: in
 
 
 def same(first: Path, second: Path) -> list[str]:
-    """Names of what differs between two checkpoints."""
+    """Names of the tensors that differ between two checkpoints."""
     a, b = (torch.load(path, weights_only=True) for path in (first, second))
     parts = {
         f"{key}.{name}": (value, b[key][name])

@@ -94,11 +94,11 @@ def measure(
     Args:
         root: Holds train/CLASS/*.jpg.
         img_size: Pixels of the batch.
-        batch_size: Images a batch.
-        batches: Batches a sample; what the folder holds, if it holds fewer.
-        rounds: Samples of each.
+        batch_size: Images per batch.
+        batches: Batches per sample, or as many as the folder holds.
+        rounds: Samples of each competitor.
         crop_padding: Pad and crop in place of the random resized crop, for small images.
-        consumes: Images a second that the accelerator takes; adds the share of time that it waits.
+        consumes: Images per second that the accelerator takes; adds the share of time that it waits.
         workers: Loading processes that feed it.
 
     Returns:
@@ -136,7 +136,9 @@ def measure(
 
 def main(argv: list[str] | None = None) -> None:
     """Arguments, the measurement, the files."""
-    parser = argparse.ArgumentParser(description="Images a second on one core, from JPEG files to normalised batches.")
+    parser = argparse.ArgumentParser(
+        description="Images per second on one core, from JPEG files to normalised batches."
+    )
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--root", help="folder with train/CLASS/*.jpg")
     where.add_argument("--render", type=int, metavar="PX", help="render demo JPEGs of this size and read those")

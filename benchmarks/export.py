@@ -1,4 +1,4 @@
-"""Throughput of eager, compiled and exported models on a CPU, in turn: `python benchmarks/export.py --help`."""
+"""Throughput of eager, compiled and exported models on a CPU, timed in turns: `python benchmarks/export.py --help`."""
 
 import sys
 import tempfile

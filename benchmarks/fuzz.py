@@ -1,4 +1,4 @@
-"""Mutated configurations and damaged files, in bulk: never a hang, a traceback, or a wrong result without a word.
+"""Runs many mutated configurations and damaged files: none may hang, end in a traceback, or silently go wrong.
 
 Every case runs in a forked process with a time limit. A configuration must end with exit code 0, or 2 and one line, and
 after 0 the run must have saved finite weights after the steps that were asked for. A damaged file must be refused in
@@ -97,7 +97,7 @@ def one_config(seed: int, tree: Path) -> str:
 
 
 def one_image(damaged: bytes, source: Path, path: Path) -> str:
-    """Decoded, or refused with its name. What of a damaged JPEG can be decoded cannot be judged."""
+    """The image is decoded, or refused with its name. The pixels of a damaged JPEG cannot be judged."""
     from datamodules.images.folder import CorruptImageError, decode_rgb
 
     path.write_bytes(damaged)
@@ -109,7 +109,7 @@ def one_image(damaged: bytes, source: Path, path: Path) -> str:
 
 
 def one_video(damaged: bytes, source: Path, path: Path) -> str:
-    """Clips of it, or refused with its name; a transport error in a frame may show in its pixels."""
+    """Frames are decoded, or the file is refused with its name. Damage inside a frame may show in its pixels."""
     from datamodules.video.decode import open_video
     from datamodules.video.index import CorruptVideoError
 
@@ -123,7 +123,7 @@ def one_video(damaged: bytes, source: Path, path: Path) -> str:
 
 
 def one_json(damaged: bytes, source: Path, path: Path) -> str:
-    """COCO's annotations: those of every image, or refused in one line."""
+    """COCO's annotations are read for every image, or refused in one line."""
     from datamodules.captions.index import read_captions
 
     good = set(read_captions(source))
@@ -132,12 +132,12 @@ def one_json(damaged: bytes, source: Path, path: Path) -> str:
         captions = read_captions(path)
     except (ValueError, FileNotFoundError) as error:
         return "refused" if str(path) in str(error) and "\n" not in str(error) else f"wrong: {error!r}"
-    # A changed letter makes another caption; nothing can tell that. A missing one must not pass.
+    # A changed letter makes another caption, which nobody can notice. A missing caption must not pass.
     return "read" if len(captions) >= len(good) else f"wrong: {len(captions)} captions of {len(good)}"
 
 
 def one_csv(damaged: bytes, source: Path, path: Path) -> str:
-    """Kinetics' list: every line's video, or refused in one line."""
+    """Kinetics' list is read, or refused in one line."""
     from datamodules import KineticsDataModule
 
     root = path.parent / f"root_{path.stem}"
@@ -154,7 +154,7 @@ def one_csv(damaged: bytes, source: Path, path: Path) -> str:
 
 
 def one_checkpoint(damaged: bytes, source: Path, path: Path) -> str:
-    """The weights bit for bit, or refused with its name."""
+    """The weights are read bit for bit, or the file is refused with its name."""
     import torch
 
     from lookupvit.checkpoints.find import load
@@ -170,7 +170,7 @@ def one_checkpoint(damaged: bytes, source: Path, path: Path) -> str:
 
 
 def one_shard(damaged: bytes, source: Path, path: Path) -> str:
-    """Every sample of a shard, or refused with its name."""
+    """Every sample of a shard is read, or the shard is refused with its name."""
     from datamodules import WebDatasetDataModule
 
     root = path.parent / f"root_{path.stem}"
@@ -244,7 +244,7 @@ def main() -> int:
                 bad.append(f"{kind} {seed}: {answer}")
                 print(bad[-1], flush=True)
 
-        for kind, undamaged in files.items():  # a judge that refuses everything would be content with anything
+        for kind, undamaged in files.items():  # otherwise a reader that refuses everything would pass
             for source in undamaged:
                 path = folder / f"undamaged{source.suffix}"
                 if (answer := judges[kind](source.read_bytes(), source, path)) != "read":

@@ -1,4 +1,4 @@
-"""Mistakes of names, sizes, classes, run folders and files: refused in one line, or answered right, never wrong.
+"""Mistakes in names, sizes, classes, run folders and files: each is refused in one line or answered right.
 
 Every case is drawn from its seed, and every answer is compared with what is known: the folder that a name stands for,
 the size that was asked for, the classes of the checkpoint, the predictions of the same weights by their own path, a row
@@ -93,7 +93,7 @@ def judged_classes(text: str, own: list[str], here: list[str]) -> str:
 
 
 def rows_of(folder: Path) -> dict[str, list]:
-    """What `predict` wrote below a folder: the classes of each file, likeliest first; nothing for an error."""
+    """The classes that `predict` wrote for each file, the most likely first; an empty list for an error."""
     (path,) = folder.rglob("predictions.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return {Path(line["file"]).name: [p["class"] for p in line["predictions"]] for line in lines}
@@ -128,7 +128,7 @@ class Mistakes:
         return run([*argv, "--output_dir", str(output), "--data.num_workers", "0"])
 
     def one(self, seed: int) -> str:
-        """One mistake, and what became of it."""
+        """Makes one mistake and judges the answer."""
         chance = random.Random(seed)
         kinds: list[Callable[[random.Random, Path], str]]
         kinds = [self.names, self.sizes, self.classes, self.run_folders, self.files]
@@ -153,7 +153,7 @@ class Mistakes:
         return "ran" if code == 0 else f"wrong: the run of --name {name!r} is not found again: {text[-300:]}"
 
     def sizes(self, chance: random.Random, here: Path) -> str:
-        """Of images and compressed tokens: what was trained is what was asked for."""
+        """Sizes of images and compressed tokens: the model is trained at the sizes that were asked for."""
         import torch
 
         size, pixels = chance.choice(SIZES), chance.choice(PIXELS) if chance.random() < 0.5 else 32
@@ -170,7 +170,7 @@ class Mistakes:
         return "ran" if trained == asked else f"wrong: asked for {asked}, trained {trained}"
 
     def classes(self, chance: random.Random, here: Path) -> str:
-        """`test` on other classes: refused, or said; never a score of the wrong ones without a word."""
+        """`test` on other classes is refused, or a warning names the difference."""
         tree = here / "tree"
         shutil.copytree(self.tree, tree)
         names = sorted(path.name for path in (tree / "train").iterdir())
@@ -199,7 +199,7 @@ class Mistakes:
             shutil.rmtree(copy / "checkpoints")
         elif kind != "run":
             content = last.read_bytes()
-            for older in last.parent.glob("last.previous*"):  # its predictions would be others, rightly
+            for older in last.parent.glob("last.previous*"):  # their predictions would rightly differ
                 older.unlink()
             if kind == "cut, one before":
                 shutil.copy(last, last.with_name("last.previous.ckpt"))
@@ -214,7 +214,7 @@ class Mistakes:
         return "ran" if rows_of(here / "out") == self.right else f"wrong: other predictions from the {kind} folder"
 
     def files(self, chance: random.Random, here: Path) -> str:
-        """Damaged and empty files, and such as are none: a row for each image, those of the good ones as ever."""
+        """Damaged, empty and hidden files: each image has its row, and the rows of undamaged images do not change."""
         shutil.copytree(self.pictures, here / "in")
         names = sorted(self.right)
         bad = chance.sample(names, chance.randint(1, len(names)))

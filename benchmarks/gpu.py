@@ -1,6 +1,6 @@
 """All tables for one GPU in under 8 minutes: `python benchmarks/gpu.py`; try it out with `--device cpu --quick`.
 
-Runs from a bare checkout; of what is installed it needs torch, torchvision, timm and numpy.
+It runs from a checkout without installation, and needs only torch, torchvision, timm and numpy.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What has to hold on one GPU: strategies, precisions, the three tasks, LoRA, graph capture, eager and compiled.
+"""Checks on one GPU: strategies, precisions, the three tasks, LoRA and graph capture, eager and compiled.
 
 One command, under 10 minutes. Cells of strategies (ddp with NCCL, fsdp, fsdp2) are `lookupvit fit` with the shipped
 configuration, resumed from each other; the rest trains on one batch (`gpu_check_direct.py`). Each is a process of its
@@ -38,12 +38,12 @@ COLUMNS = (
     "steps",
     "difference",
 )
-# Of a step of 20: in the middle of the second of two epochs. last.previous.ckpt is then of step 15.
+# Two epochs of 10 steps. With a checkpoint every 15 steps, last.previous.ckpt is in the middle of the second epoch.
 STEPS, PER_EPOCH, SAVE_EVERY = 20, 10, 15
 
 
 def cells(strategies: list[str], quick: bool, groups: list[str]) -> list[dict]:
-    """What is run, the most important first."""
+    """The cells to run, the most important first."""
     fit = {"kind": "fit", "compile": False, "resume": None}
     direct = {"kind": "direct", "task": "image", "precision": "bf16-mixed", "compile": False, "resume": None}
     eager = [{**direct, "precision": precision} for precision in PRECISIONS]
@@ -155,7 +155,7 @@ def run_here(cell: dict, folder: Path, device: str, quick: bool) -> None:
 
 
 def run_apart(cell: dict, args: argparse.Namespace, limit: float) -> dict:
-    """One cell in a process group of its own; what became of it."""
+    """Runs one cell in a process group of its own; returns its result and figures."""
     result = args.output / "cell.json"
     result.unlink(missing_ok=True)
     argv = [sys.executable, *args.python_options, __file__, "--cell", json.dumps(cell), "--device", args.device]
@@ -212,7 +212,7 @@ def main() -> int:
         run_here(json.loads(args.cell), args.output, {"cuda": "gpu"}.get(args.device, "cpu"), args.quick)
         return 0
     args.output.mkdir(parents=True, exist_ok=True)
-    for old in args.output.glob("*/version_*"):  # of an earlier check
+    for old in args.output.glob("*/version_*"):  # left by an earlier check
         shutil.rmtree(old)
     begun, rows = time.monotonic(), []
     import torch

@@ -1,6 +1,6 @@
-"""For `gpu_check.py`: what needs no data set. Precisions, the three tasks, LoRA and graph capture, on random tensors.
+"""The cells of `gpu_check.py` that need no data set: precisions, the three tasks, LoRA and graph capture.
 
-Each trains on one batch again and again, so that its loss has to fall.
+Each trains on one batch of random tensors again and again, so that its loss has to fall.
 """
 
 import time
@@ -60,7 +60,7 @@ def build(task: str, quick: bool, lr: float = 1e-3, **options: Any) -> tuple[Any
 
 
 def train(model: Any, batch: tuple[torch.Tensor, ...], precision: str, device: str) -> dict[str, float]:
-    """Figures of a training, which must lower its loss."""
+    """Trains, checks that the loss falls, and returns the figures."""
     on_cpu = device == "cpu"
     half = on_cpu and precision == "16-mixed"  # which Lightning turns into bfloat16 there
     watch = Watch()
@@ -109,7 +109,7 @@ def lora(quick: bool, device: str) -> dict[str, float]:
 
 
 def graph(quick: bool, device: str) -> dict[str, float]:
-    """A captured forward pass gives on new images what the model gives; on a CPU one traced without values does."""
+    """A captured forward pass (on a CPU: a traced one) gives the same outputs for new images as the model."""
     model, (images, _) = build("image", quick)
     model = model.model.eval()
     new = torch.randn_like(images)
@@ -151,7 +151,7 @@ def _captured(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor]
 
 
 def _traced(model: nn.Module, images: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Operators alone, recorded with tensors without values: a read on the host fails here as in a capture."""
+    """The operators, recorded with tensors without values: reading a value on the host fails, as in a capture."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
     return make_fx(lambda x: model(x), tracing_mode="fake", _allow_non_fake_inputs=True)(images)

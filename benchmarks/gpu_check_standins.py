@@ -22,7 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
-# Of the project's dependencies, what a training of images does without.
+# Dependencies of the project that training on images can do without.
 OPTIONAL = (
     "av",
     "huggingface_hub",
@@ -61,7 +61,7 @@ class Missing(metaclass=_Nested):
 
 
 class _Console:
-    """rich's, as far as a log needs it."""
+    """The part of rich's Console that a log needs."""
 
     is_terminal = False
 
@@ -111,7 +111,7 @@ class _Module(ModuleType):
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds what nobody else found."""
+    """Makes a stand-in for each optional package that no other finder found."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         if fullname.partition(".")[0] not in OPTIONAL:
@@ -141,7 +141,7 @@ def half_on_cpu() -> MixedPrecision:
 
 
 class Lora(nn.Module):
-    """A low-rank adapter beside a linear layer, which stays as it is: as peft has it, `weight` and `bias` included."""
+    """A low-rank adapter beside a frozen linear layer, with `weight` and `bias` as peft's adapters have them."""
 
     def __init__(self, base_layer: nn.Linear, rank: int = 4) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Hostile files of every kind: nothing runs, is written or fetched, and each is refused in one line or does no harm.
+"""Reads hostile files: none may run code, write or fetch; each must be refused in one line or do no harm.
 
-Each case runs in a forked process in a folder of its own, with 6 GB of memory, where starting a program, opening a
-connection and importing a module named evil are noted. `make fuzz` runs them beside the damaged files.
+Each case runs in a forked process in a folder of its own, with 6 GB of memory, in which starting a program,
+opening a connection and importing a module named evil are noted. `make fuzz` runs them beside the damaged files.
 
     python benchmarks/hostile.py [--only checkpoint]
 """
@@ -28,12 +28,12 @@ from fuzz import apart, refused, run  # noqa: E402
 from hostile_files import CASES, base, quiet  # noqa: E402
 
 MEMORY = 6 * 2**30
-MINE = "cat shards/_info.json"  # what the user's own pipe: of some cases is, for a file that no file names
+MINE = "cat shards/_info.json"  # the only command that may run: some cases have it as the user's own `pipe:`
 _EVIL = "import pathlib\npathlib.Path(__file__).with_name('ran').touch()\nclass Data: pass\nclass Task: pass\n"
 
 
 def watch() -> list[str]:
-    """What was started or connected to in this process, from now on; none of it happens."""
+    """A list that fills with every program and connection that this process tries to start; none of them starts."""
     seen: list[str] = []
 
     def note(kind: str) -> Callable[..., None]:
@@ -61,7 +61,7 @@ def one(make: Callable, folder: Path) -> str:
     Args:
         make: Writes the files of the case below the present folder, and gives the arguments of a command, or a
             function that gives "refused" or "harmless".
-        folder: Of the case.
+        folder: The folder of the case.
     """
     os.chdir(folder)
     Path("evil.py").write_text(_EVIL)
@@ -83,7 +83,7 @@ def one(make: Callable, folder: Path) -> str:
             answer = f"wrong: control characters in {errors!r}"
     new = {path.name for path in folder.rglob("*") if "out" not in path.parts} - {path.name for path in before}
     new -= {"__pycache__", "lightning_logs"}
-    if answer == "harmless":  # what `test` and `validate` write of their own accord
+    if answer == "harmless":  # the results of `test` and `validate`
         new -= {f"{name}.{end}" for name in ("test", "validate") for end in ("json", "csv")}
     if seen:
         return f"wrong: started {seen}"

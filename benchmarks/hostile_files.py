@@ -1,4 +1,4 @@
-"""The hostile files of `hostile.py`: each function writes one into the present folder, and gives what is to read it."""
+"""The hostile files of `hostile.py`: each case writes one into the present folder and says what is to read it."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ class Bomb:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without warnings, which are no answers."""
+    """Silences warnings, which are not judged."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -159,7 +159,7 @@ def case(name: str) -> Callable[[Callable], Callable]:
 
 
 def attempt(work: Callable[[], Any]) -> Callable[[], str]:
-    """A function that says how it went: an error of one line, or nothing happened."""
+    """A function that runs `work` and says whether it was refused in one line or did no harm."""
 
     def judged() -> str:
         try:

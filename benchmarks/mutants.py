@@ -5,9 +5,9 @@
     python benchmarks/mutants.py --retry                 # the survivors again, after tests were added
     python benchmarks/mutants.py --show                  # the kept results, and every survivor
 
-cosmic-ray makes the changes (an operator, a comparison, a number, a truth value, a condition, a loop ...); one for each
-place that it can change, but for annotations. The sample is drawn by a hash of each line's own text: it stays the same
-when other lines or files change. Which tests reach a line is found first, by running those of model, tasks, metrics,
+cosmic-ray makes the changes (to an operator, a comparison, a number, a truth value, a condition, a loop ...): one for
+each place that it can change, except in annotations. The sample is drawn by a hash of each line's text, so it stays
+the same when other lines or files change. Which tests reach a line is found first, by running those of model, tasks, metrics,
 data and analysis once under coverage; kept in `outputs/mutants/`. Every mutant is a forked process that works in a copy
 of the project, runs the fastest of its tests first and stops at the first failure.
 
@@ -32,7 +32,7 @@ from mutants_try import attempt, forked, reach, tests_of
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutants_results.json", ROOT / "benchmarks" / "mutants_equivalent.json"
 MAP = ROOT / "outputs" / "mutants"
-# Of the data: transforms, samplers and loaders; not the readers of layouts and the drawn demo sets.
+# The part of `datamodules` that is mutated: transforms, samplers and loaders, but no layouts and no demo sets.
 LOADERS = (
     "images/transforms images/rand_augment images/datamodule loading/resumable loading/workers shards/shards "
     "shards/datamodule shards/plan robustness/sets captions/dataset video/datamodule video/dataset video/sampling "
@@ -42,7 +42,7 @@ SOURCES = ["lookupvit/model", "lookupvit/tasks", "lookupvit/metrics", "lookupvit
 SOURCES += [f"datamodules/{name}.py" for name in LOADERS.split()]
 TESTS = ["tests/model", "tests/tasks", "tests/metrics", "tests/datamodules", "tests/analysis"]
 COPIED = ["lookupvit", "datamodules", "tests", "benchmarks", "configs", "docs", "pyproject.toml", "README.md"]
-# Imported once, before the forks. Nothing of this project.
+# Imported once, before the forks: other projects' packages only.
 HEAVY = (
     "torch torchvision.transforms.v2 lightning.pytorch timm torchmetrics scipy.ndimage pytest numpy jsonargparse rich"
 )
@@ -67,7 +67,7 @@ def mapped(folder: Path, sources: list[str]) -> dict[str, Any]:
 
 
 def digest(folder: Path, test: str, tests: dict[str, Any]) -> str:
-    """Of a test file and of the sources that its tests reach."""
+    """Hash of a test file and of the sources that its tests reach."""
     files = [test, *sorted({file for one in tests.values() for file in one["lines"]})]
     there = [(folder / file).read_bytes() if (folder / file).is_file() else b"" for file in files]
     return hashlib.sha256(b"".join(there)).hexdigest()
@@ -99,7 +99,7 @@ def try_mutant(mutant: Mutant, folder: Path, reached: dict[str, Any], most: floa
 
 
 def summary(results: dict[str, Any], drawn: int) -> dict[str, Any]:
-    """Counts; the rate leaves out those that change nothing."""
+    """Counts of each outcome; the rate leaves out mutants that change nothing."""
     why = (
         {(e["file"], e["before"], e["after"]) for e in json.loads(EQUIVALENT.read_text())}
         if EQUIVALENT.is_file()
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def run(sample: list[Mutant], sources: list[str], folder: Path, kept: dict[str, Any], args: argparse.Namespace) -> None:
-    """Tries what is not known yet."""
+    """Tries the mutants whose results are not known yet."""
     end = time.monotonic() + 60 * args.minutes
     ignore = shutil.ignore_patterns("__pycache__")
     for name in COPIED:

@@ -1,4 +1,4 @@
-"""Which mutants there are: every place that cosmic-ray can change, and the lines of its statement."""
+"""Lists the mutants: every place that cosmic-ray can change, with the lines of its statement."""
 
 import ast
 import hashlib
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: the `occurrence`-th that the operator finds in the file; `lines` are its statement's."""
+    """One change: the `occurrence`-th place that the operator finds in the file; `lines` are those of its statement."""
 
     file: str
     operator: str
@@ -22,7 +22,7 @@ class Mutant:
 
 
 def candidates(file: str, text: str, seed: int) -> Iterator[Mutant]:
-    """One mutant of every place of a file that an operator can change, outside of annotations."""
+    """One mutant for each place of a file that an operator can change, except in annotations."""
     import cosmic_ray.plugins
     from cosmic_ray.ast import ast_nodes, get_ast
 
@@ -55,19 +55,19 @@ def _annotations(tree: ast.AST) -> Iterator[tuple[tuple[int, int], tuple[int, in
 
 
 def _statement(tree: ast.AST, line: int) -> range:
-    """Lines of the smallest statement around; of a function's header those of its body; none of what runs at import."""
+    """Lines of the smallest statement around a line (for a function's header: its body); empty outside functions."""
     around = [n for n in ast.walk(tree) if isinstance(n, ast.stmt) and n.lineno <= line <= n.end_lineno]
     if not any(isinstance(n, ast.FunctionDef) for n in around):
         return range(0)
     node = min(around, key=lambda n: n.end_lineno - n.lineno)
     if isinstance(node, ast.FunctionDef):
         return range(node.body[0].lineno, node.end_lineno + 1)
-    inside = getattr(node, "body", None)  # of `if` and `for`: the header alone
+    inside = getattr(node, "body", None)  # for `if` and `for` only the header counts
     return range(node.lineno, max(line, inside[0].lineno - 1) + 1 if inside else node.end_lineno + 1)
 
 
 def changed(mutant: Mutant, text: str) -> str | None:
-    """The mutant's whole file; None where it is no Python: a star of arguments is no product."""
+    """The whole text of the mutant's file; None where it is no valid Python, as after a change of `*args`."""
     import cosmic_ray.plugins
     from cosmic_ray.mutating import mutate_code
 
@@ -82,7 +82,7 @@ def changed(mutant: Mutant, text: str) -> str | None:
 
 
 def draw(texts: dict[str, str], count: int, seed: int) -> tuple[list[Mutant], int]:
-    """So many mutants of files, and how many places there are in all."""
+    """Draws `count` mutants of files, and counts all places that could be changed."""
     pool = sorted((m for file, text in texts.items() for m in candidates(file, text, seed)), key=lambda m: m.key)
     valid = (mutant for mutant in pool if changed(mutant, texts[mutant.file]) is not None)
     return list(itertools.islice(valid, count)), len(pool)

@@ -1,4 +1,4 @@
-"""One mutant and its tests, in a forked process; and which tests reach which lines."""
+"""Runs the tests of one mutant in a forked process, and finds out which tests reach which lines."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from mutants_draw import Mutant
 
 
 def forked(work: Callable[[Path], int], folder: Path, limit: float) -> tuple[int | None, Any]:
-    """Runs `work(answer)` in a process of its own; its exit code (None: stopped after `limit` seconds), its answer."""
+    """Runs `work(answer)` in a process of its own: exit code (None: stopped after `limit` seconds) and answer."""
     answer = folder / "answer.json"
     answer.unlink(missing_ok=True)
     process = os.fork()
@@ -50,13 +50,13 @@ class Reached:
         self.coverage, self.seconds, self.failed = coverage, {}, set()
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        """What runs from here on is of this test."""
+        """Counts the lines that run from here on for this test."""
         self.coverage.switch_context(nodeid)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Adds set-up, test and tear-down."""
         self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0) + report.duration
-        if not report.passed:  # also skipped ones: they can't fail
+        if not report.passed:  # also skipped tests, which cannot fail
             self.failed.add(report.nodeid)
 
 

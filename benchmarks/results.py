@@ -1,13 +1,13 @@
 """The tables of docs/RESULTS.md from the kept logs: python benchmarks/results.py [--check].
 
-docs/results/NAME.json is what `lookupvit compare`'s runs, `sweep` or `ablate` left behind. Each gives the tables
+docs/results/NAME.json is written by `lookupvit compare`, `sweep`, `ablate` or a benchmark. Each gives these tables:
 
     compare   NAME
     sweep     NAME (one model for all sizes against one model per size) and NAME_everywhere (each model at every size)
     ablate    NAME
-    other     NAME, of a benchmark: what `lookupvit.bench.report.Report` saved, with its command added
+    benchmark NAME, from what `lookupvit.bench.report.Report` saved, with its command added
 
-which go between <!-- table: NAME --> and <!-- end --> with command, hardware and seeds. Text outside stays as it is.
+They go between <!-- table: NAME --> and <!-- end -->, with command, hardware and seeds. Other text is not changed.
 """
 
 import argparse
@@ -24,7 +24,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
 PAPER = "the paper's claim"
-CLAIMS = {  # by a part of the log's name; as docs/REPRODUCTION.md quotes them, and no others
+CLAIMS = {  # by a part of the log's name: only what docs/REPRODUCTION.md quotes
     "video": "SSv2: 5 to 6 points above ViViT at half of the operations",
     "cifar10c": "ImageNet-C, -R, -A, -O: up to 4 points above ViT",
 }
@@ -141,7 +141,7 @@ def _multi(document: dict, claim: str) -> str:
                 "" if rows else claim,
             ]
         )
-    header = ["compressed", "MMACs", "one model a size", "all sizes", "difference by seed", "seeds of each", PAPER]
+    header = ["compressed", "MMACs", "one model per size", "all sizes", "difference by seed", "seeds of each", PAPER]
     return _table(header, rows)
 
 
@@ -177,7 +177,7 @@ def _ablation(document: dict, claim: str) -> str:
 
 
 def main() -> int:
-    """Writes docs/RESULTS.md; with --check only says whether it is as the logs have it."""
+    """Writes docs/RESULTS.md; with --check it only says whether the tables are those of the logs."""
     parser = argparse.ArgumentParser(description="tables of docs/RESULTS.md from docs/results/*.json")
     parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a table is not up to date")
     args = parser.parse_args()

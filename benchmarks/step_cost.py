@@ -38,7 +38,7 @@ class PlainData(DemoDataModule):
     """The demo with torch's own shuffled loader in training."""
 
     def train_dataloader(self) -> DataLoader:
-        """Nothing of it can be resumed."""
+        """torch's own loader, which cannot be resumed."""
         loader = super().train_dataloader()
         dataset, collate = loader.dataset._inner, loader.collate_fn.collate
         return DataLoader(dataset, self.batch_size, shuffle=True, num_workers=0, collate_fn=collate, drop_last=True)
@@ -53,7 +53,7 @@ class Clock(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Notes one."""
+        """Notes the time of one step."""
         now = time.perf_counter()
         if batch_idx > 0 and trainer.global_step > self.skip:
             self.seconds.append(now - self._last)
@@ -61,7 +61,7 @@ class Clock(Callback):
 
 
 def inside(profiler: SimpleProfiler, names: tuple[str, ...]) -> float:
-    """Seconds in the hooks of a step, of the callbacks with these names."""
+    """Seconds that the callbacks with these names spend in the hooks of a step."""
     return sum(
         sum(seconds)
         for action, seconds in profiler.recorded_durations.items()

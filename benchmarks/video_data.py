@@ -1,4 +1,4 @@
-"""Clips a second of the video pipeline, beside PyTorchVideo and beside the bare decoders.
+"""Clips per second of the video pipeline, beside PyTorchVideo and beside the bare decoders.
 
     python benchmarks/video_data.py --root /data/videos --output outputs/bench
 
@@ -155,7 +155,7 @@ def pytorchvideo(files: list[str], args: argparse.Namespace) -> Reader:
 
 
 def plain_pyav(files: list[str], args: argparse.Namespace) -> Reader:
-    """What one writes by hand: seek, decode, convert the frames that are wanted. It trusts the timestamps."""
+    """A loop written by hand: seek, decode, convert the wanted frames. It trusts the timestamps."""
 
     def read(number: int) -> Tensor:
         with av.open(files[number]) as container:

@@ -7,8 +7,8 @@ Trains, one after the other and each with the recipe of configs/experiments:
     warm        the same, from the teacher's weights
     distilled   from the teacher's weights and with its logits and features, half of the epochs
 
-tests each, and writes warm_start.md and warm_start.json. What is done is not run again. Any other option goes to every
-fit and test (--trainer.limit_train_batches 20 for a try-out). Seeds: --seeds 0 1 runs all of it again for each.
+It tests each of them and writes warm_start.md and warm_start.json. Finished runs are not repeated. Any other option
+goes to every fit and test (--trainer.limit_train_batches 20 for a try-out). --seeds 0 1 makes all runs for each seed.
 """
 
 import json

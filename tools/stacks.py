@@ -1,7 +1,7 @@
 """Runs the tests on every supported pair of torch and torchvision, each in an environment of its own; one table.
 
-The pairs stand in pyproject.toml, [tool.lookupvit.stacks], and nowhere else. Of the standard library alone: it runs
-before anything is installed.
+The pairs are listed in pyproject.toml, [tool.lookupvit.stacks], only. This program needs only the standard library: it
+runs before anything is installed.
 
     python3 tools/stacks.py                        # every pair, the whole suite without the slow tests
     python3 tools/stacks.py --only oldest --core   # what continuous integration adds to `make test`
@@ -31,7 +31,7 @@ COLUMNS = ("stack", "torch", "torchvision", "passed", "failed", "skipped", "seco
 
 
 def stacks() -> dict[str, dict[str, str]]:
-    """Packages and versions of each stack by name; none for the newest that pip finds."""
+    """The pinned packages and versions of each stack by name; empty means the newest that pip finds."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["lookupvit"]["stacks"]
 
 

@@ -1,4 +1,4 @@
-"""A small language about scenes: what is true of a scene, in five ways, and whether a caption is true.
+"""A small language about scenes: it writes five true captions of a scene, and tells whether a caption is true.
 
 A scene is a dict `{"size": pixels, "objects": [{"shape", "colour", "size", "x", "y", "radius"}, ...]}`; x runs to the
 right and y downwards, in pixels. No two objects of a scene share colour and shape.
@@ -19,7 +19,7 @@ INVERSE = {
     "above": "below",
     "below": "above",
 }
-CLEAR = 0.1  # a relation holds where the centres are so far apart along its axis, as a part of the picture's side
+CLEAR = 0.1  # a relation holds if the centres are at least this far apart along its axis, in sides of the picture
 
 _OBJECT = (
     rf"(?:a|the) (?:(?P<size>{'|'.join(SIZES)}) )?(?:(?P<colour>{'|'.join(COLOURS)}) )?(?P<shape>{'|'.join(SHAPES)})"
@@ -35,8 +35,8 @@ def holds(relation: str, first: dict[str, Any], second: dict[str, Any], size: fl
 
     Args:
         relation: One of `INVERSE`.
-        first: What stands before the relation.
-        second: What stands behind it.
+        first: The object before the relation's words.
+        second: The object after them.
         size: Pixels of the picture's side.
     """
     axis, sign = {"left": ("x", 1), "right": ("x", -1), "above": ("y", 1), "below": ("y", -1)}[_direction(relation)]
@@ -48,13 +48,13 @@ def _direction(relation: str) -> str:
 
 
 def describe(scene: dict[str, Any], first: int, second: int, relation: str) -> list[str]:
-    """Five captions that say the same of a scene: how two objects lie, and what else there is.
+    """Five captions with the same content: how two objects of a scene lie, and which other objects there are.
 
     Args:
         scene: The scene.
-        first: Number of an object.
-        second: Number of another.
-        relation: What is true of the first and the second.
+        first: Index of an object.
+        second: Index of another object.
+        relation: A relation that holds between the first and the second.
     """
     objects = scene["objects"]
 
@@ -78,7 +78,7 @@ def describe(scene: dict[str, Any], first: int, second: int, relation: str) -> l
 def check_caption(caption: str, scene: dict[str, Any]) -> str:
     """Whether a caption is true of a scene: its objects, their colours and sizes, and how two of them lie.
 
-    A caption must name two objects at least and a relation, each object once. What it leaves out is no fault.
+    A caption must name at least two objects, each of them once, and a relation. It need not name all objects.
 
     Args:
         caption: A sentence in the language of `describe`; capitals and a full stop do not matter.
@@ -132,17 +132,17 @@ def draw_scene(size: int, rng: np.random.Generator) -> tuple[dict[str, Any], tup
 
     Args:
         size: Pixels of the picture's side.
-        rng: The only source of chance.
+        rng: The only source of random numbers.
 
     Returns:
-        The scene, and a relation in it that is plain to see: numbers of two objects, and the words between them.
+        The scene, and a relation in it that is easy to see: indices of two objects, and the relation's words.
     """
-    # Sorted, so that which objects the captions speak of, and in what order, follows from the picture: else the loss is
-    # mostly the writer's unknowable choice, and how things lie is learnt late.
+    # Sorted, so that the picture alone decides which objects the captions name, and in which order. Otherwise most of
+    # the loss is a random choice that no model can know, and the relations are learnt late.
     kinds = sorted(rng.choice(len(SHAPES) * len(COLOURS), int(rng.integers(2, 5)), replace=False).tolist())
     sizes = rng.integers(2, size=len(kinds))
     radii = [size * rng.uniform(*((0.095, 0.11), (0.145, 0.165))[large]) for large in sizes]
-    while True:  # places are drawn until no two objects touch and some relation is plain
+    while True:  # until no two objects touch and some relation is easy to see
         centres = [rng.uniform(radius + 0.04 * size, 0.96 * size - radius, 2) for radius in radii]
         apart = [
             np.hypot(*(centres[i] - centres[j])) - 1.1 * (radii[i] + radii[j]) - 0.05 * size

@@ -216,7 +216,7 @@ def training_loader(
 
 
 def sample_name(dataset: Any, index: int) -> str:
-    """A sample's file where the data set knows it, else its index."""
+    """The file of a sample where the data set knows it, else its index."""
     if isinstance(dataset, SeededSamples):
         dataset = dataset._inner
     while isinstance(dataset, Subset):

@@ -1,4 +1,4 @@
-"""Reads that a network file system may fail at for a moment: tried again, after longer and longer waits."""
+"""Repeats a read that failed, as it may for a moment on a network file system; each wait is longer than the last."""
 
 import errno
 import time
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# What passes by itself. A missing file, a refused one and a damaged one do not.
+# Errors that may pass by themselves. Those of a missing, forbidden or damaged file do not.
 TRANSIENT = frozenset(
     getattr(errno, name)
     for name in ("EAGAIN", "ECONNRESET", "EHOSTDOWN", "EINTR", "EIO", "ENETUNREACH", "EREMOTEIO", "ESTALE", "ETIMEDOUT")
@@ -16,12 +16,12 @@ TRANSIENT = frozenset(
 
 
 def with_retries(read: Callable[[], T], attempts: int = 5, wait: float = 0.1) -> T:
-    """What `read` returns, tried again after a transient `OSError`.
+    """Calls `read`, again after each transient `OSError`, and returns what it returns.
 
     Args:
         read: Opens and reads from the start each time.
-        attempts: In all; the last error passes through.
-        wait: Seconds before the second attempt, doubled before each further one: 1.5 seconds in all.
+        attempts: Number of attempts; the error of the last one is raised.
+        wait: Seconds before the second attempt, doubled before each further one: by default 1.5 seconds in all.
     """
     for attempt in range(attempts):
         try:

@@ -1,4 +1,4 @@
-"""Files that cannot be read: one that `predict` was asked for keeps its place; training leaves out those of a list."""
+"""Files that cannot be read: `predict` keeps a row for each of them, and training leaves out those of a list."""
 
 import os
 import warnings
@@ -9,8 +9,7 @@ from typing import Any
 class Unreadable(str):
     """The name of a file that cannot be read, among the names of a batch; its picture in the batch is a blank one.
 
-    A plain string wherever a name is wanted, so that batches keep their form. `getattr(name, "error", None)` tells it
-    from the others.
+    It is a string, so that batches keep their form. `getattr(name, "error", None)` tells it from other names.
 
     Attributes:
         error: What is wrong with the file, in one line.
@@ -24,11 +23,11 @@ class Unreadable(str):
         return made
 
     def __getnewargs__(self) -> tuple[str, str]:
-        """For the way from a loader process to the main one."""
+        """For pickling, on the way from a loader process to the main one."""
         return str(self), self.error
 
 
-# What reading a file or changing its size may raise, by the file's fault.
+# What reading or resizing a damaged file may raise.
 READ_ERRORS = (OSError, ValueError, RuntimeError, MemoryError)
 
 
@@ -36,7 +35,7 @@ def unreadable(item: Any, error: BaseException) -> Any:
     """The item of a sample, a name or a tuple that ends in one, with that name marked."""
     if isinstance(item, tuple):
         return (*item[:-1], unreadable(item[-1], error))
-    text = str(error).split("; ")[0]  # without the remedy, which is of training
+    text = str(error).split("; ")[0]  # without the remedy, which is for training
     return Unreadable(str(item), " ".join(text.split()) or type(error).__name__)
 
 

@@ -1,8 +1,8 @@
-"""What a file may say: the one home, on the side of the data, of the rules for what comes out of files.
+"""What a file may say: all rules of `datamodules` for what is read from files stand here.
 
-Commands (`pipe:`) and addresses are taken from the command line and the user's own YAML alone. A name in a file is
-the name of another file below the folder that the user gave, never a command, an address or a way out of that folder.
-A few bytes that ask for much memory are refused before anything is allocated. `docs/SECURITY.md` is the promise.
+Commands (`pipe:`) and addresses are only taken from the command line and from the user's own YAML. A name in a file can
+only name another file below the folder that the user gave: never a command, an address, or a file outside that folder.
+A short file that asks for much memory is refused before anything is allocated. `docs/SECURITY.md` states the promise.
 """
 
 import json
@@ -10,24 +10,25 @@ import re
 from pathlib import Path
 from typing import Any
 
-MAX_PIXELS = 178_956_970  # PIL's own limit of an image; torchvision has none
-MAX_FRAME_PIXELS = 2**26  # twice 8K
+MAX_PIXELS = 178_956_970  # of an image: PIL's own limit; torchvision has none
+MAX_FRAME_PIXELS = 2**26  # of a video frame: twice 8K
 MAX_MEMBER = 2**28  # bytes of one file in a shard
-MAX_JSON = 2**30  # bytes of annotations; COCO's are half of it
-MAX_SHARD = 10**6  # samples
-# By content. PIL's others are left out: of EPS it starts Ghostscript.
+MAX_JSON = 2**30  # bytes of annotations: twice COCO's
+MAX_SHARD = 10**6  # samples in a shard
+# Image formats, told by their content. PIL's other formats are left out: for EPS it would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
-# Of FFmpeg: containers that hold the video themselves, by their demuxers' names; no playlists (hls, dash, concat, ...).
+# Options for FFmpeg: only containers that hold the video themselves, by their demuxers' names. Playlists (hls, dash,
+# concat, ...) would open other files.
 LOCAL_VIDEO = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpeg,mpegts,asf,mpegvideo,h264,hevc,"
     "ogg,m4v,gif,apng,nut,mxf,wtv,rm",
 }
-_SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+=,.][A-Za-z0-9_@%+=,.-]*")  # of any shell, and of any address
+_SAFE_WORD = re.compile(r"[A-Za-z0-9_@%+=,.][A-Za-z0-9_@%+=,.-]*")  # without meaning in any shell or address
 
 
 def is_address(value: str) -> bool:
-    """Whether a root is a command or an address, in place of a folder."""
+    """Whether a root is a command or an address instead of a folder."""
     return "://" in value or value.startswith("pipe:")
 
 
@@ -38,16 +39,19 @@ def check_pixels(width: int, height: int, limit: int = MAX_PIXELS) -> None:
 
 
 def inside(name: Any, where: str, address: bool = False) -> str:
-    """A name that a file gives to another file, if it stays below the folder that the user named.
+    """Checks the name of another file that a file contains: it must stay below the folder that the user named.
 
     Args:
-        name: Such as `train-00000.tar` or `train2017/000000000009.jpg`.
-        where: What the file is called, for the error.
-        address: Whether it becomes part of an address or of a shell's command; it then has only characters that mean
-            nothing there.
+        name: The name, such as `train-00000.tar` or `train2017/000000000009.jpg`.
+        where: The file that contains the name, for the error.
+        address: Whether the name becomes part of an address or of a shell command. Then it may only have characters
+            that have no special meaning there.
+
+    Returns:
+        The name.
 
     Raises:
-        ValueError: If it is absolute, goes up by `..`, is an address or a command, or has control characters.
+        ValueError: If the name is absolute, goes up by `..`, is an address or a command, or has control characters.
     """
     text = name if isinstance(name, str) else ""
     parts = text.split("/")
@@ -63,10 +67,10 @@ def inside(name: Any, where: str, address: bool = False) -> str:
 
 
 def parse_json(content: bytes | str, where: str, limit: int = MAX_JSON) -> Any:
-    """JSON out of a file.
+    """Parses the JSON of a file.
 
     Raises:
-        ValueError: If it is none, too long, or nested too deeply; one line.
+        ValueError: If it is no JSON, too long, or nested too deeply; one line.
     """
     if len(content) > limit:
         raise ValueError(f"{where} has more than {limit:,} bytes")
@@ -77,11 +81,11 @@ def parse_json(content: bytes | str, where: str, limit: int = MAX_JSON) -> Any:
 
 
 def check_may_write(data: Any, option: str) -> None:
-    """Call it before a DataModule makes files in the folder that an option of it names.
+    """Refuses to write into a folder that a checkpoint named; call it before a DataModule makes files.
 
     Args:
-        data: The DataModule; `chosen_by_file` has the options that a checkpoint chose, not the user.
-        option: Such as `root`.
+        data: The DataModule. Its `chosen_by_file` lists the options that a checkpoint chose, and not the user.
+        option: The option that names the folder, such as `root`.
 
     Raises:
         ValueError: If a checkpoint named the folder.

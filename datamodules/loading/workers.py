@@ -79,7 +79,7 @@ def leave_signals(worker: int) -> None:
 
 @atexit.register
 def _end_loader_processes() -> None:
-    """Ends what torch could not: a process that hangs in a sample ignores its signal too, and Python would wait."""
+    """Kills loader processes that torch could not end: one that hangs ignores its signal, and Python would wait."""
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -20,25 +20,26 @@ _OF_FOLDERS = ("cache", "exclude", "val_fraction")
 
 
 class WebDatasetDataModule(ImageFolderDataModule):
-    """Images out of shards, `NAME-0000.tar` of `jpg` and `cls`, with `_info.json` that has their lengths.
+    """Images from shards `NAME-0000.tar` that hold `jpg` and `cls` files, beside an `_info.json` with their lengths.
 
-    Every node, rank and worker reads its own part. An epoch of training gives each sample once, less what does not
-    fill a batch of every rank; evaluation gives each exactly once, in batches that are as many on every rank.
+    Every node, rank and worker reads its own part. An epoch of training gives each sample once, but leaves out the
+    last samples where they do not fill a batch of every rank. Evaluation gives each sample exactly once, in the same
+    number of batches on every rank.
 
-    A run resumed in the middle of an epoch goes on exactly, with the same augmentation, if the number of ranks, of
-    workers and the buffer are those of the checkpoint; else the rest of that epoch is in another order, so that samples
-    repeat or are missed in it, and a line says so. A stream cannot be entered in its middle: the shards of which the
-    shuffle buffer still needs something are read again from their start, decoding nothing that was given before.
+    A run that is resumed in the middle of an epoch goes on exactly, with the same augmentation, if the numbers of ranks
+    and workers and the buffer are those of the checkpoint. Otherwise the rest of that epoch comes in another order:
+    some samples repeat, some are missed, and a line says so. A stream cannot be entered in its middle: the shards from
+    which the shuffle buffer still needs samples are read again from their start, but what was given is not decoded.
 
     Args:
         root: A folder, an address of fsspec (`s3://bucket/imagenet`, ...), `http(s)://...`, or a command such as
-            `pipe:aws s3 cp s3://bucket/imagenet/{} -`; `{}` is the file's name.
-        shuffle_buffer: Samples, as they are in the files, that each worker chooses the next one from (2,048 of
-            ImageNet take 230 MB).
+            `pipe:aws s3 cp s3://bucket/imagenet/{} -`, in which `{}` stands for the file's name.
+        shuffle_buffer: Number of samples, still encoded, from which each worker draws the next one (2,048 of ImageNet
+            take 230 MB).
         num_classes: `None` = what `_info.json` says (`lookupvit make-shards` writes it; timm's has none).
         train_split: Name of the training shards in `_info.json`.
         val_split: Name of the validation shards; `None` = `validation`, or else `val`.
-        test_split: Name of the test shards; `None` = `test` where it is, or else the validation shards.
+        test_split: Name of the test shards; `None` = `test` where it exists, or else the validation shards.
         kwargs: As for `ImageFolderDataModule`, but for `cache` and `val_fraction`.
 
     Raises:
@@ -75,7 +76,7 @@ class WebDatasetDataModule(ImageFolderDataModule):
 
     @property
     def classes(self) -> list[str]:
-        """Class folders as `make-shards` noted them; ImageNet-1k's wnids of 1000 classes; else nothing is known."""
+        """Class folders as `make-shards` noted them; ImageNet-1k's wnids where there are 1000 classes; else empty."""
         if self._info is None and self.predict_path is not None and self._num_classes is not None:
             return imagenet_wnids() if self._num_classes == 1000 else []  # prediction needs no shards
         names = self.info.get("classes")

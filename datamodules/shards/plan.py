@@ -1,8 +1,8 @@
-"""Which sample of which shard goes into which batch: computed on numbers alone, before anything is read.
+"""Which sample of which shard goes into which batch: computed from numbers alone, before anything is read.
 
-The shards in random order are one line of samples, cut into equal pieces for the ranks and their workers; each piece
-goes through webdataset's shuffle buffer. All of it follows from (seed, epoch, ranks, workers, buffer) and the lengths
-of the shards. So an epoch has an exact length and every sample its one place.
+The shards, in random order, form one sequence of samples. It is cut into equal pieces for the ranks and their workers,
+and each piece goes through webdataset's shuffle buffer. All of this follows from (seed, epoch, ranks, workers, buffer)
+and the lengths of the shards, so an epoch has an exact length and every sample has exactly one place in it.
 """
 
 import random
@@ -17,16 +17,16 @@ from datamodules.loading.resumable import Key, ResumableSampler, derived_seed
 
 @dataclass(frozen=True)
 class Plan:
-    """Which samples a batch has; the same on every rank.
+    """Which samples each batch has. Every rank computes the same plan.
 
     Args:
-        lengths: Of the shards.
-        batch_size: Of one rank; without `drop_last` at most so many, spread evenly (one more where a rank would
-            otherwise have fewer batches than another).
-        ranks: Processes.
-        seed: Of the order.
-        buffer: Samples of the shuffle buffer of a worker; 0: in order, the shards too.
-        drop_last: Leave out what does not fill a batch of every rank.
+        lengths: Number of samples of each shard.
+        batch_size: Samples per batch of one rank. Without `drop_last` it is the largest size: the samples are spread
+            evenly over the batches (with one more where a rank would otherwise have fewer batches than another).
+        ranks: Number of processes that train together.
+        seed: Seed of the order.
+        buffer: Size of each worker's shuffle buffer, in samples; 0 keeps samples and shards in order.
+        drop_last: Leave out the samples that do not fill a batch of every rank.
     """
 
     lengths: tuple[int, ...]
@@ -58,11 +58,11 @@ class Plan:
     def stream(
         self, epoch: int, rank: int, number: int, streams: int
     ) -> tuple[list[tuple[int, int]], list[int], list[int]]:
-        """One of a rank's streams, which has its batches `number`, `number + streams`, ...
+        """One of the streams of a rank: it has the batches `number`, `number + streams`, ...
 
         Returns:
-            The samples in the order in which they are given, each `(shard, place in it)`; the sizes of the batches;
-            the shards in the order in which the buffer takes them in.
+            The samples in the order in which they are given, each `(shard, place in the shard)`; the sizes of the
+            batches; and the shards in the order in which the buffer reads them.
         """
         sizes = self._sizes(rank)
         start = sum(map(self._share, range(rank))) + sum(sum(sizes[other::streams]) for other in range(number))
@@ -76,7 +76,7 @@ class Plan:
         return samples, mine, shards
 
     def _line(self, epoch: int, start: int, stop: int) -> list[tuple[int, int]]:
-        """A piece of the line of all samples."""
+        """The samples `start` to `stop` of the sequence of all samples."""
         order, samples, first = list(range(len(self.lengths))), [], 0
         if self.buffer:
             random.Random(derived_seed(self.seed, 2, epoch)).shuffle(order)
@@ -91,7 +91,7 @@ class StreamSampler(ResumableSampler):
     """Asks a `StreamedImages` for one rank's batches, in order, from any batch on: `Key(epoch, batch)`."""
 
     def __init__(self, plan: Plan, rank: int, workers: int) -> None:
-        # drop_last: what the tasks ask for repeats that fill up the last round; there are none
+        # drop_last=True tells the tasks that no sample is repeated to fill up the last batches; none ever is.
         super().__init__(sum(plan.lengths), plan.batch_size, plan.ranks, rank, plan.seed, drop_last=True)
         self.plan, self.workers, self.batches = plan, workers, plan.batches
 
@@ -102,7 +102,7 @@ class StreamSampler(ResumableSampler):
 
     @property
     def order(self) -> dict[str, int]:
-        """What the order depends on besides seed and data, for a checkpoint."""
+        """What the order depends on besides seed and data; a checkpoint keeps it."""
         return {"ranks": self.num_replicas, "workers": self.workers, "buffer": self.plan.buffer}
 
     def batch_indices(self, batch: int, epoch: int | None = None) -> list[int]:

@@ -1,4 +1,4 @@
-"""WebDataset shards, read as a stream in the order of a `Plan`: a resumed epoch opens only the shards that it needs."""
+"""Reads WebDataset shards as a stream, in the order of a `Plan`. A resumed epoch opens only the shards it needs."""
 
 import re
 import tarfile
@@ -42,12 +42,12 @@ class Shards:
 
 
 def shard_url(root: str, name: str) -> str:
-    """The address of a file: in the place of `{}` in `root`, else below it."""
+    """The address of a file: `root` with the name in the place of `{}`, or else the name below `root`."""
     return root.replace("{}", name) if "{}" in root else f"{root.rstrip('/')}/{name}"
 
 
 def open_url(url: str) -> BinaryIO:
-    """A stream of bytes: of a path, of `http(s)://` (by curl) and `pipe:COMMAND`, else of what fsspec knows."""
+    """A stream of bytes from a path, from `http(s)://` (by curl), from `pipe:COMMAND`, or from what fsspec knows."""
     if not is_address(url):
         return open(url, "rb")
     if url.startswith(("pipe:", "http://", "https://")):
@@ -58,11 +58,11 @@ def open_url(url: str) -> BinaryIO:
 
 
 def read_info(root: str) -> dict[str, Any]:
-    """What `_info.json` says, as timm writes it: `splits`, each with `filenames` and `shard_lengths`.
+    """The content of `_info.json`, as timm writes it: `splits`, each with `filenames` and `shard_lengths`.
 
     Raises:
-        FileNotFoundError: The folder or the file is not there.
-        ValueError: It is not what it must be.
+        FileNotFoundError: The folder or the file does not exist.
+        ValueError: The file is no JSON, or has no `splits`.
     """
     url = shard_url(root, INFO)
     if not is_address(root) and not Path(root).is_dir():
@@ -86,7 +86,7 @@ def read_split(root: str, info: dict[str, Any], split: str) -> Shards:
     """The shards of one split.
 
     Raises:
-        ValueError: There is no such split, or its entry is not what it must be.
+        ValueError: There is no such split, or its entry has no matching `filenames` and `shard_lengths`.
     """
     where = f"{shard_url(root, INFO)!r}"
     if split not in info["splits"]:
@@ -110,18 +110,18 @@ def read_split(root: str, info: dict[str, Any], split: str) -> Shards:
 
 
 class StreamedImages(Watched, Dataset):
-    """Batches of a rank out of shards: asked for `Key(epoch, batch)` it gives pairs `(Key(epoch, number), sample)`.
+    """The batches of one rank, read from shards: for `Key(epoch, batch)` a list of `(Key(epoch, number), sample)`.
 
-    A sample is `(image (3, H, W) uint8, class)`, or None for an image left out. Batches that follow one another, as a
-    `StreamSampler` asks each worker for them, come from one stream; any other is sought from the start of its stream,
-    which opens only the shards that are still needed.
+    A sample is `(image (3, H, W) uint8, class)`, or None for an image that is left out. Batches that follow one
+    another, as a `StreamSampler` asks each worker for them, come from one open stream. For any other batch the stream
+    begins anew, and opens only the shards that are still needed.
 
     Args:
-        shards: Of the split.
-        plan: Of the batches.
-        rank: Of this process.
-        transform: Of an image, or None; its chance follows from (seed, epoch, number of the sample).
-        classes: A class index is below this number.
+        shards: The shards of the split.
+        plan: Which samples each batch has.
+        rank: Rank of this process.
+        transform: Transform of each image, or None. Its random numbers follow from (seed, epoch, number of the sample).
+        classes: Number of classes; every class index must be below it.
         skip_corrupt: Leave out images that cannot be decoded.
     """
 
@@ -137,7 +137,7 @@ class StreamedImages(Watched, Dataset):
         super().__init__()
         self.shards, self.plan, self.rank = shards, plan, rank
         self.transform, self.classes, self.skip_corrupt = transform, classes, skip_corrupt
-        self.left_out = torch.zeros(1, dtype=torch.int64).share_memory_()  # by all workers
+        self.left_out = torch.zeros(1, dtype=torch.int64).share_memory_()  # images, counted by all workers
         self._offsets = [0, *accumulate(shards.lengths)]
         self._next: Key | None = None
         self._stream: Iterator[list[tuple[Key, Any]]] = iter(())
@@ -184,7 +184,7 @@ class StreamedImages(Watched, Dataset):
     def _read(
         self, samples: Sequence[tuple[int, int]], shards: Sequence[int]
     ) -> Iterator[tuple[tuple[int, int], dict[str, Any]]]:
-        """These samples in the order in which they lie, shard after shard."""
+        """The samples in the order in which they lie in the files, shard after shard."""
         wanted: dict[int, set[int]] = {}
         for shard, place in samples:
             wanted.setdefault(shard, set()).add(place)
@@ -196,7 +196,7 @@ class StreamedImages(Watched, Dataset):
                         yield (shard, place), content
 
     def _read_shard(self, shard: int, last: int) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Places and contents of a shard, up to `last`; a transient error is tried again from where it came."""
+        """Places and contents of a shard, up to `last`. After a transient error it goes on at the same place."""
         url, length = self.shards.urls[shard], self.shards.lengths[shard]
         place, attempts = 0, _ATTEMPTS
         while True:
@@ -222,7 +222,7 @@ class StreamedImages(Watched, Dataset):
                     raise _unreadable(url, error) from error
             except CorruptShardError:
                 raise
-            except Exception as error:  # whatever a damaged archive makes of tarfile, zlib and the like
+            except Exception as error:  # whatever tarfile, zlib and the like raise for a damaged archive
                 raise _unreadable(url, error) from error
         if place < length:
             raise CorruptShardError(
@@ -259,7 +259,7 @@ def _contents(stream: BinaryIO, url: str) -> Iterator[dict[str, Any]]:
 
 
 def _files(stream: BinaryIO, url: str) -> Iterator[dict[str, Any]]:
-    """As webdataset's `tar_file_iterator`, and nothing is read that would unpack to more than an image file is."""
+    """As webdataset's `tar_file_iterator`, but a member that would unpack to more than `MAX_MEMBER` is an error."""
     with tarfile.open(fileobj=stream, mode="r|*") as tar:
         for member in tar:
             if not member.isreg() or re.match(r"__[^/]*__($|/)", member.name):

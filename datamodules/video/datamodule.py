@@ -1,4 +1,4 @@
-"""What the DataModules of all video data sets share: arguments, transforms, loaders, and the watch over bad files."""
+"""What the DataModules of all video data sets share: arguments, transforms, loaders and the report on bad files."""
 
 from abc import abstractmethod
 from typing import Any
@@ -192,7 +192,7 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
             paths = find_videos(self.predict_path)
         else:
             videos = self._listed(self.predict_split)
-            paths = [*videos.paths, *videos.missing]  # a file that is not there has its row, too
+            paths = [*videos.paths, *videos.missing]  # a missing file has its row, too
         if not paths:
             raise ValueError(f"no videos in split {self.predict_split!r} of {str(self.root)!r}; check data.root")
         return self._read("predict", [(path, path) for path in paths])

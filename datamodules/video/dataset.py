@@ -1,4 +1,4 @@
-"""A map-style data set of labelled videos that survives bad files: it has a length, and every sample its place.
+"""A map-style data set of labelled videos that goes on when it meets bad files.
 
 Letters: `T` frames, `V` views = clips x crops, `C` = 3 channels, `H, W` pixels, `n` videos.
 """
@@ -41,13 +41,13 @@ class VideoDataset(Dataset):
     Args:
         samples: Pairs of a file and its item: a class index, or anything a batch should carry along.
         sampler: Chooses the frames.
-        transform: Of the frames `(T, 3, H, W)`: to one clip `(3, T, H, W)` in training, else to the views
+        transform: Transform of the frames `(T, 3, H, W)`: to one clip `(3, T, H, W)` in training, else to the views
             `(crops, 3, T, H, W)`.
         kind: `train`: samples are `(clip (3, T, H, W), item)`, at a random time; `val`: the same of the middle
             clip; `test`: `(views (V, 3, T, H, W), item, place)`; `predict`: `(views, item)`.
-        clips: Of a video in `test` and `predict`, evenly spaced.
+        clips: Number of evenly spaced clips of each video in `test` and `predict`.
         decoder: `auto`, `pyav` or `torchcodec`.
-        threads: Of the decoder.
+        threads: Threads of the decoder.
         retries: How many other videos to try in place of a bad one.
         max_bad_share: Part of the n videos that may be bad.
         cache: Keep the decoded frames of whole videos in memory (of small ones only).

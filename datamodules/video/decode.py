@@ -1,8 +1,8 @@
-"""Video files on disk -> uint8 frames by their place in the video: an index of all frames, and two decoders.
+"""Decodes chosen frames of a video file, with one of two decoders.
 
-The index comes from one pass over the packets, without decoding: it says how many frames there are and when each is
-shown, so that clips can be chosen before anything is decoded, and it finds truncated files. Then a reader seeks to the
-key frame before a frame that is wanted.
+First an index is made in one pass over the packets, without decoding. It says how many frames there are and when each
+of them is shown, so that clips can be chosen before anything is decoded; and it finds truncated files. Then the reader
+seeks to the key frame before each wanted frame.
 
 Letters: `n` frames, `H, W` height and width of a frame, upright.
 """
@@ -31,7 +31,7 @@ class VideoReader:
 
     Args:
         path: A video file; audio is never read.
-        threads: Of the decoder; 1 suits data workers, of which there are many.
+        threads: Threads of the decoder; 1 suits loader processes, of which there are many.
 
     Attributes:
         index: Number and times of the frames.
@@ -47,8 +47,8 @@ class VideoReader:
         try:
             if os.path.getsize(self.path) == 0:
                 raise CorruptVideoError.for_file(self.path, "the file is empty")
-            # Names and titles inside the file may be in any encoding; nothing here reads them.
-            # A playlist under the name of a video must not have FFmpeg open other files or addresses: see untrusted.py.
+            # Titles inside the file may be in any encoding; nothing here reads them.
+            # A playlist that is named like a video must not make FFmpeg open other files or addresses: untrusted.py.
             self._container = av.open(f"file:{self.path}", metadata_errors="ignore", options=dict(LOCAL_VIDEO))
             if not self._container.streams.video:
                 raise CorruptVideoError.for_file(self.path, "it holds no video stream")
@@ -115,18 +115,18 @@ class VideoReader:
             if not self._decode_from(key, places, found):
                 return self._decode_in_sequence(wanted)
             if any(place not in found for place in places):
-                # a key frame that others before it are needed for: once more, from the start and without leaving out
+                # A key frame that needs frames before it: once more, from the start and without skipping any frame.
                 self._decode_from(0, places, found, complete=True)
         return found
 
     def _decode_from(self, key: int, places: list[int], found: dict[int, np.ndarray], complete: bool = False) -> bool:
-        """Decode from a key frame on; False where frames do not come in the order of their timestamps."""
+        """Decodes from a key frame on; False if the frames do not come in the order of their timestamps."""
         pts = self.index.pts
         missing = {int(pts[place]): place for place in places}
         context, last = self._stream.codec_context, None
         self._seek(key)
         for packet in self._container.demux(self._stream):
-            # A frame that is not wanted and that no other frame refers to need not be decoded.
+            # A frame that is neither wanted nor referred to by another frame is not decoded.
             skip = not complete and packet.pts is not None and packet.pts not in missing
             context.skip_frame = "NONREF" if skip else "DEFAULT"
             for frame in packet.decode():
@@ -141,7 +141,7 @@ class VideoReader:
         return True
 
     def _decode_in_sequence(self, wanted: list[int]) -> dict[int, np.ndarray]:
-        """Count the frames as the decoder hands them out; right for any timestamps, and slow."""
+        """Decodes from the start and counts the frames: right for any timestamps, but slow."""
         self._seek(0)
         self._stream.codec_context.skip_frame = "DEFAULT"
         found, missing = {}, set(wanted)
@@ -168,11 +168,11 @@ class VideoReader:
 
 
 class TorchCodecReader(VideoReader):
-    """The same by TorchCodec in its exact mode.
+    """As `VideoReader`, but TorchCodec decodes in its exact mode where that gives the same frames.
 
-    PyAV stays the judge, and says which files are corrupt. It decodes those whose timestamps are out of order, those in
-    which TorchCodec counts another number of frames (edit lists), and the containers that TorchCodec does not seek
-    exactly in (MPEG program streams: wrong frames without a word).
+    PyAV decides which files are corrupt. It also decodes three kinds of files itself: those with timestamps out of
+    order; those in which TorchCodec counts another number of frames (edit lists); and containers in which TorchCodec
+    does not seek exactly (in MPEG program streams it silently returns wrong frames).
     """
 
     def __init__(self, path: str | os.PathLike, threads: int = 1) -> None:
@@ -199,7 +199,7 @@ def open_video(path: str | os.PathLike, decoder: str = "auto", threads: int = 1)
     Args:
         path: The file.
         decoder: `pyav`, `torchcodec`, or `auto` (TorchCodec where it loads, else PyAV).
-        threads: Of the decoder.
+        threads: Threads of the decoder.
 
     Raises:
         ValueError: `torchcodec` was asked for and does not load, or the name is unknown.
@@ -210,7 +210,7 @@ def open_video(path: str | os.PathLike, decoder: str = "auto", threads: int = 1)
 
 
 def choose_decoder(decoder: str) -> str:
-    """`pyav` or `torchcodec`: what a name means on this machine; errors as of `open_video`."""
+    """`pyav` or `torchcodec`: the decoder that a name stands for on this machine; errors as in `open_video`."""
     if decoder not in DECODERS:
         raise ValueError(f"unknown data.decoder {decoder!r}: valid: {', '.join(DECODERS)}")
     if decoder == "pyav":
@@ -230,20 +230,20 @@ def _torchcodec_problem() -> str:
     try:
         from torchcodec.decoders import VideoDecoder
 
-        VideoDecoder(b"")  # FFmpeg's libraries may be looked for only now
+        VideoDecoder(b"")  # the first use may be what loads FFmpeg's libraries
     except (ImportError, OSError) as error:
         return _reason(error)
-    except (RuntimeError, ValueError) as error:  # of missing libraries, many lines; of no video in no bytes, another
+    except (RuntimeError, ValueError) as error:  # missing libraries, or only that no bytes are no video
         missing = "load libtorchcodec" in str(error)
         return "FFmpeg's libraries are not found, or TorchCodec is made for another torch" if missing else ""
     return ""
 
 
 def check_video(path: str | os.PathLike) -> int:
-    """Decode a whole file, one frame after the other, keeping none.
+    """Decodes a whole file frame by frame and keeps none.
 
     Returns:
-        number of frames.
+        Number of frames.
 
     Raises:
         FileNotFoundError, CorruptVideoError: As `VideoReader`.
@@ -257,7 +257,7 @@ def check_video(path: str | os.PathLike) -> int:
                     raise CorruptVideoError.for_file(video.path, f"frame {count - 1} of {len(video)} is damaged")
         except av.FFmpegError as error:
             raise CorruptVideoError.for_file(video.path, f"after frame {count}: {_reason(error)}") from error
-        # A decoder may hold back a frame or two at a cut; more is damage.
+        # At a cut in the file a decoder may hold back a frame or two; more missing frames are damage.
         if count < len(video) - max(2, len(video) // 50):
             raise CorruptVideoError.for_file(video.path, f"only {count} of {len(video)} frames can be decoded")
         return count
@@ -270,5 +270,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _stack(frames: list[np.ndarray]) -> Tensor:
-    """Frames `(H, W, 3)` -> `(n, 3, H, W)`, one copy; in memory the channels stay last, as resizing likes them."""
+    """Frames `(H, W, 3)` to `(n, 3, H, W)` with one copy. In memory the channels stay last: resizing is faster so."""
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)  # (n, H, W, 3) -> (n, 3, H, W)

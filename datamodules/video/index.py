@@ -12,8 +12,8 @@ from av.stream import Discard
 from datamodules.loading.untrusted import MAX_FRAME_PIXELS, check_pixels
 from datamodules.loading.workers import OneLineError
 
-_MISSING_SHARE = 0.1  # of the length that the file declares; more than that is missing only in truncated files
-# Of these containers every timestamp is a guess where frames are reordered: they store none.
+_MISSING_SHARE = 0.1  # a file that lacks more than this share of the length that it declares is truncated
+# These containers store no timestamps: where frames are reordered, every timestamp is a guess.
 _WITHOUT_TIMESTAMPS = ("avi",)
 
 
@@ -32,7 +32,7 @@ class CorruptVideoError(OneLineError):
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """What is known of a video before anything is decoded.
+    """What is known about a video before anything is decoded.
 
     Attributes:
         pts: int64 `(n,)`, ascending: when each frame is shown, in ticks of `time_base`.
@@ -41,7 +41,7 @@ class VideoIndex:
         fps: Mean frames per second.
         keys: int64, ascending: timestamps of the key frames.
         seek: int64, one per key frame: the timestamp to seek to for it.
-        timed: Whether frames can be told by their timestamps; else only by counting from the start.
+        timed: Whether frames can be found by their timestamps; otherwise only by counting from the start.
         coded_size: (width, height) in pixels, as stored.
     """
 
@@ -55,7 +55,7 @@ class VideoIndex:
     coded_size: tuple[int, int]
 
     def key_of(self, place: int) -> int:
-        """Which key frame to start from for a frame: the last that is shown no later (0 if none is)."""
+        """The key frame to start from to decode a frame: the last one that is not shown later (0 if there is none)."""
         return max(0, bisect_right(self.keys, self.pts[place]) - 1)
 
 
@@ -63,13 +63,13 @@ def read_index(path: str, container: av.container.InputContainer, stream: av.vid
     """Read all packets of the video stream.
 
     Args:
-        path: For the text of errors.
-        container: Just opened.
+        path: Name of the file in errors.
+        container: The file, just opened.
         stream: The video stream in it.
 
     Raises:
-        CorruptVideoError: There is no frame, or less than the file declares.
-        av.FFmpegError: the file cannot be read.
+        CorruptVideoError: There is no frame, or the file holds less than it declares.
+        av.FFmpegError: The file cannot be read.
     """
     for other in container.streams:
         if other is not stream:
@@ -97,7 +97,7 @@ def read_index(path: str, container: av.container.InputContainer, stream: av.vid
     time_base = Fraction(stream.time_base)
     duration = (int(pts[-1]) - int(pts[0]) + max(last, 1)) * time_base
     _check_length(path, container, stream, len(packets), float(duration))
-    # the start counts as a key frame whatever its flag says: there is nothing before it
+    # The first frame counts as a key frame, whatever its flag says: there is nothing before it.
     keys = sorted(
         (times[place], min(times[place], dts if dts is not None else times[place]))
         for place, (_, dts, is_key, _) in enumerate(packets)
@@ -118,10 +118,10 @@ def read_index(path: str, container: av.container.InputContainer, stream: av.vid
 def _check_length(
     path: str, container: av.container.InputContainer, stream: av.video.stream.VideoStream, count: int, seconds: float
 ) -> None:
-    """Raise where the file declares many more frames, or much more time, than it holds."""
+    """Raises a `CorruptVideoError` where the file declares many more frames, or much more time, than it holds."""
     if "mp4" in container.format.name.split(","):
-        return  # an edit list may hide frames; and a truncated file gives itself away by packets beyond its end
-    # Two frames of grace: short videos round badly.
+        return  # an edit list may hide frames; a truncated mp4 is found by its packets beyond the end of the file
+    # Two frames may be missing: the declared length of a short video is rounded.
     if stream.frames and count + 2 < stream.frames * (1 - _MISSING_SHARE):
         declared = f"{count} of the {stream.frames} frames that it declares"
     else:

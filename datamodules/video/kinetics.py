@@ -18,7 +18,7 @@ from datamodules.video.datamodule import VideoDataModule
 from datamodules.video.listing import EXTENSIONS, VideoList, by_stem, first_there, list_files
 
 LAYOUTS = ("auto", "csv", "folders", "list")
-# What a split is called elsewhere.
+# Other names of a split.
 _ALIASES = {"val": ("val", "validate", "validation"), "validate": ("validate", "val", "validation")}
 
 
@@ -34,7 +34,7 @@ def clip_stem(row: dict[str, str]) -> str:
 
 @cache
 def _annotation_rows(file: Path) -> list[dict[str, str]]:
-    """Rows of a csv of Kinetics; none if it is another kind of file."""
+    """Rows of a Kinetics csv; empty for any other kind of file."""
     with file.open(newline="") as lines:
         return [row for row in csv.DictReader(lines) if row.get("youtube_id")]
 

@@ -1,4 +1,4 @@
-"""Lists of video files: what is in a folder, in a list of bad files, and what a split of a data set consists of.
+"""Lists of video files: those of a folder, and those of one split of a data set.
 
 Letters: `K` classes, `n` videos.
 """
@@ -19,9 +19,9 @@ class VideoList:
     """The videos of one split.
 
     Attributes:
-        paths: N files.
-        targets: N class indices; `None` for a video without a label.
-        missing: Files that an annotation names and that are not there.
+        paths: n files.
+        targets: n class indices; `None` for a video without a label.
+        missing: Files that an annotation names but that do not exist.
     """
 
     paths: list[str]
@@ -29,14 +29,14 @@ class VideoList:
     missing: list[str] = field(default_factory=list)
 
     def without(self, excluded: set[str]) -> "VideoList":
-        """The same without some files, given as absolute paths."""
+        """The list without some files, given as absolute paths."""
         if not excluded:
             return self
         kept = [place for place, path in enumerate(self.paths) if os.path.abspath(path) not in excluded]
         return VideoList([self.paths[place] for place in kept], [self.targets[place] for place in kept], self.missing)
 
     def check(self, where: str, max_bad_share: float) -> "VideoList":
-        """Itself, with a warning about missing files; `ValueError` if too many are missing or nothing is there."""
+        """Returns the list, with a warning about missing files; `ValueError` if too many are missing, or all."""
         total = len(self.paths) + len(self.missing)
         if not self.paths or len(self.missing) > max_bad_share * total:
             first = f", {self.missing[0]!r} for one" if self.missing else ""

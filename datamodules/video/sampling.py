@@ -101,7 +101,7 @@ class FrameSampler:
         """T places of the clip in one window.
 
         Args:
-            index: Of the video.
+            index: Index of the video.
             start: Seconds after the first frame, included.
             end: Seconds after the first frame, not included.
         """
@@ -115,7 +115,7 @@ class FrameSampler:
             chosen = first + self.frame_stride * torch.arange(T)
             return self._inside(chosen, n)
         first = min(first, n - 1)
-        # A window that reaches past the end asks for frames that are not there, as many as its length is worth.
+        # A window that reaches past the end also counts the frames that its length beyond the end would hold.
         beyond = end - index.duration
         count = max(1, stop - first) + (max(0, round(float(beyond) * index.fps)) if stop == n else 0)
         return self._inside(first + torch.linspace(0, count - 1, T).long(), n)

@@ -23,9 +23,9 @@ class CoverJitter(ResizeToCover):
 
     Args:
         size: (height, width) in pixels.
-        low: Least factor.
-        high: Greatest factor.
-        interpolation: Of the resize.
+        low: Smallest factor.
+        high: Largest factor.
+        interpolation: Interpolation of the resize.
     """
 
     def __init__(self, size: tuple[int, int], low: float, high: float, interpolation: v2.InterpolationMode) -> None:
@@ -99,7 +99,7 @@ class EvalTransform:
         room = [have - need for have, need in zip(video.shape[-2:], self.img_size, strict=True)]
         offsets = [(round(room[0] / 2), round(room[1] / 2))]
         if self.crops == 3:
-            # the longer side is the one with more room, in parts of the crop: images need not be square
+            # The longer side is the one with more room in relation to the crop, which need not be square.
             along = 0 if room[0] / height > room[1] / width else 1
             places = (0, offsets[0][along], room[along])
             offsets = [(place, offsets[0][1]) if along == 0 else (offsets[0][0], place) for place in places]
