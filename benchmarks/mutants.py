@@ -5,11 +5,11 @@
     python benchmarks/mutants.py --retry                 # the survivors again, after tests were added
     python benchmarks/mutants.py --show                  # the kept results, and every survivor
 
-cosmic-ray makes the changes (to an operator, a comparison, a number, a truth value, a condition, a loop ...): one for
-each place that it can change, except in annotations. The sample is drawn by a hash of each line's text, so it stays
-the same when other lines or files change. Which tests reach a line is found first, by running those of model, tasks, metrics,
-data and analysis once under coverage; kept in `outputs/mutants/`. Every mutant is a forked process that works in a copy
-of the project, runs the fastest of its tests first and stops at the first failure.
+cosmic-ray makes the changes (to an operator, a comparison, a number, a truth value, a condition ...), one for each
+place that it can change, except in annotations. The sample is drawn by a hash of each line's text, so it stays the
+same when other lines or files change. Which tests reach a line is found first, by running those of model, tasks,
+metrics, data and analysis once under coverage; kept in `outputs/mutants/`. Every mutant is a forked process that
+works in a copy of the project, runs the fastest of its tests first and stops at the first failure.
 
 Results: `benchmarks/mutants_results.json`. Changes that change nothing, and why: `benchmarks/mutants_equivalent.json`.
 """

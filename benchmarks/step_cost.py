@@ -38,7 +38,7 @@ class PlainData(DemoDataModule):
     """The demo with torch's own shuffled loader in training."""
 
     def train_dataloader(self) -> DataLoader:
-        """torch's own loader, which cannot be resumed."""
+        """The loader of torch itself, which cannot be resumed."""
         loader = super().train_dataloader()
         dataset, collate = loader.dataset._inner, loader.collate_fn.collate
         return DataLoader(dataset, self.batch_size, shuffle=True, num_workers=0, collate_fn=collate, drop_last=True)
