@@ -15,40 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 TINY = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.enable_progress_bar", "false"]
-NAMES = (
-    "a b",
-    "ä",
-    "a/b",
-    "../up",
-    "..",
-    ".",
-    "/",
-    "",
-    ".hidden",
-    "-x",
-    "x" * 300,
-    "a\nb",
-    "version_0",
-    "last",
-    "%s",
-    "$HOME",
-)
-SIZES = (
-    [2, 2],
-    [4, 4],
-    [1, 4],
-    [5, 5],
-    [0, 2],
-    [-1, 2],
-    [2],
-    [2, 2, 2],
-    [2.5, 2],
-    "2x2",
-    "abc",
-    2,
-    [[2, 2]],
-    [1000, 1000],
-)
+NAMES = ("a b", "ä", "a/b", "../up", "..", ".", "/", "", ".hidden", "-x", "x" * 300, "a\nb", "version_0", "last", "%s",
+         "$HOME")  # fmt: skip
+SIZES = ([2, 2], [4, 4], [1, 4], [5, 5], [0, 2], [-1, 2], [2], [2, 2, 2], [2.5, 2], "2x2", "abc", 2, [[2, 2]],
+         [1000, 1000])  # fmt: skip
 PIXELS = (32, 40, 8, 31, 0, -32, [32, 48], [32], [32, 32, 32], "32", "big", 32.0)
 
 

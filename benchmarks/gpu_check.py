@@ -26,18 +26,8 @@ STRATEGIES = ("ddp", "fsdp", "fsdp2")
 PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed")
 TASKS = ("image", "video", "caption")
 GROUPS = ("strategies", "precisions", "tasks", "lora", "graph", "compiled", "resumes")
-COLUMNS = (
-    "cell",
-    "result",
-    "seconds",
-    "ms/step",
-    "images/s",
-    "peak GB",
-    "last loss",
-    "val top-1",
-    "steps",
-    "difference",
-)
+COLUMNS = ("cell", "result", "seconds", "ms/step", "images/s", "peak GB", "last loss", "val top-1", "steps",
+           "difference")  # fmt: skip
 # Two epochs of 10 steps. With a checkpoint every 15 steps, last.previous.ckpt is in the middle of the second epoch.
 STEPS, PER_EPOCH, SAVE_EVERY = 20, 10, 15
 

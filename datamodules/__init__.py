@@ -5,7 +5,8 @@ from datamodules.demos.motion import MotionDataModule
 from datamodules.demos.scenes import ScenesDataModule
 from datamodules.demos.shapes import DemoDataModule
 from datamodules.images.cifar10 import CIFAR10DataModule
-from datamodules.images.imagenet import ImageFolderDataModule, ImageNetDataModule
+from datamodules.images.datamodule import ImageFolderDataModule
+from datamodules.images.imagenet import ImageNetDataModule
 from datamodules.images.imagenet21k import ImageNet21kDataModule
 from datamodules.robustness.cifar10c import CIFAR10CDataModule
 from datamodules.robustness.imagenet import ImageNetRobustnessDataModule

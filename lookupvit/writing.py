@@ -1,4 +1,4 @@
-"""Writes files that are complete or do not exist, even if the disk is full or the process is killed meanwhile."""
+"""Writes files that are complete or do not exist, even on a full disk or in a killed process; prints whole lines."""
 
 import contextlib
 import errno
@@ -6,6 +6,8 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+from rich.console import Console
 
 _PARTIAL = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -61,6 +63,11 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
             if made:
                 with contextlib.suppress(OSError):  # it is empty only after a failure
                     folder.rmdir()
+
+
+def say(text: str, error: bool = False) -> None:
+    """Prints text for the user as it is, without wrapping, markup or colours; with `error` to stderr."""
+    Console(stderr=error).print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def write_text(path: str | Path, text: str) -> Path:

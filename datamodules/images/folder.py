@@ -14,21 +14,9 @@ from torch.utils.data import Dataset
 from torchvision.datasets import DatasetFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from datamodules.images.decode import CorruptImageError, decode_bytes, decode_rgb
+from datamodules.images.decode import CorruptImageError, decode_rgb
 from datamodules.loading.files import find_files, what_is_there
 from datamodules.loading.unreadable import READ_ERRORS, unreadable
-
-__all__ = [
-    "EXTENSIONS",
-    "CorruptImageError",
-    "ImageFolder",
-    "ImagesToPredict",
-    "LabelledImages",
-    "decode_bytes",
-    "decode_rgb",
-    "find_class_folders",
-    "find_images",
-]
 
 EXTENSIONS = tuple(sorted({*IMG_EXTENSIONS, ".gif"}))
 

@@ -10,8 +10,6 @@ from datamodules.images.datamodule import ImageFolderDataModule
 from datamodules.images.folder import EXTENSIONS, LabelledImages
 from datamodules.images.names import imagenet_wnids
 
-__all__ = ["ImageFolderDataModule", "ImageNetDataModule", "read_devkit"]
-
 _GROUND_TRUTH = Path("data", "ILSVRC2012_validation_ground_truth.txt")
 _META = Path("data", "meta.mat")
 

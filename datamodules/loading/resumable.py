@@ -16,18 +16,6 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from datamodules.loading.order import Key, ResumableSampler, derived_seed, run_seed
 from datamodules.loading.workers import Watched, WorkerDiedError, worker_options
 
-__all__ = [
-    "Key",
-    "ResumableLoader",
-    "ResumableSampler",
-    "SeededCollate",
-    "SeededSamples",
-    "derived_seed",
-    "run_seed",
-    "sample_name",
-    "training_loader",
-]
-
 
 class SeededSamples(Watched, Dataset):
     """A data set whose random augmentation depends on (seed, epoch, index) alone.

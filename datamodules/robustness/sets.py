@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-ROLES = ("accuracy", "in", "out")
-
 
 @dataclass(frozen=True)
 class TestSet:

@@ -3,7 +3,7 @@
 import statistics
 import time
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -33,17 +33,9 @@ class BudgetFit(NamedTuple):
     next_cost: float | None
 
 
-def largest_size(
-    model: LookupViT,
-    gmacs: float | None = None,
-    ms: float | None = None,
-    img_size: int | tuple[int, int] | None = None,
-    candidates: list[Size] | None = None,
-    batch: int = 1,
-    head: str | None = None,
-) -> Size:
-    """The largest compressed size that fits in a budget; see `fit_budget`."""
-    return fit_budget(model, gmacs, ms, img_size, candidates, batch, head).size
+def largest_size(model: LookupViT, *budget: Any, **options: Any) -> Size:
+    """The largest compressed size that fits in a budget; the arguments are those of `fit_budget`."""
+    return fit_budget(model, *budget, **options).size
 
 
 def fit_budget(

@@ -31,16 +31,7 @@ class CaptionWriter(TwoFilesWriter):
         super().on_predict_start(trainer, pl_module)
         self.json.write("[")
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: dict[str, Any],
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def write(self, prediction: dict[str, Any]) -> None:
         """Writes the captions of one batch."""
         rows = zip(prediction["files"], prediction["image_ids"], prediction["captions"], strict=True)
         for file, number, captions in rows:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from rich.console import Console
 
 from lookupvit.callbacks.flags import Later
 from lookupvit.checkpoints.atomic import LAST
+from lookupvit.writing import say
 
 EXIT_REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -133,10 +133,6 @@ class LastCheckpoint(ModelCheckpoint):
     def _stop(self, trainer: Trainer) -> None:
         name = "another rank's signal" if self.received is None else self.received.name
         if trainer.is_global_zero:
-            Console(stderr=True).print(
-                f"{name}: saved {self.best_model_path} at step {trainer.global_step}; "
-                f"go on with --ckpt_path last (exit code {EXIT_REQUEUE})",
-                soft_wrap=True,
-                highlight=False,
-            )
+            saved = f"{name}: saved {self.best_model_path} at step {trainer.global_step}"
+            say(f"{saved}; go on with --ckpt_path last (exit code {EXIT_REQUEUE})", error=True)
         raise Preempted(name)

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 from torch import Tensor, nn
 
 from lookupvit.callbacks.flags import Later, any_rank
+from lookupvit.writing import say
 
 _NAMED = 4  # samples in a printed line; the file has all of them
 
@@ -146,11 +146,10 @@ class SkipNonFinite(Callback):
         if own_loss or trainer.is_global_zero:
             what = "loss" if own_loss else "gradient (or another rank's loss)"
             shown = ", ".join(samples[:_NAMED]) + (f" and {len(samples) - _NAMED} more" * (len(samples) > _NAMED))
-            Console(stderr=True).print(
+            say(
                 f"step {step.number} left out on every rank: non-finite {what} on rank {trainer.global_rank}, "
                 f"{self.in_a_row} in a row, {self.skipped} in all{'; samples: ' if shown else ''}{shown}",
-                soft_wrap=True,
-                highlight=False,
+                error=True,
             )
 
     def _samples(self, trainer: Trainer, step: _Step) -> list[str]:

@@ -3,14 +3,13 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from rich.console import Console
 
 from lookupvit.callbacks.writer import TwoFilesWriter
 from lookupvit.grid import size_name
+from lookupvit.writing import say
 
 
 class PredictionWriter(TwoFilesWriter):
@@ -36,16 +35,7 @@ class PredictionWriter(TwoFilesWriter):
         self._classes = pl_module.class_names or getattr(trainer.datamodule, "class_names", None)
         self._ended: Counter[str] = Counter()
 
-    def write_on_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        prediction: dict[str, Any],
-        batch_indices: Sequence[int] | None,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int,
-    ) -> None:
+    def write(self, prediction: dict[str, Any]) -> None:
         """Writes the predictions of one batch."""
         sizes = [size_name(size) for size in prediction.get("sizes", ())]
         if not self.count:
@@ -78,7 +68,7 @@ class PredictionWriter(TwoFilesWriter):
         super().on_predict_end(trainer, pl_module)
         if self._ended:
             shares = ", ".join(f"{count} at {size}" for size, count in self._ended.most_common())
-            Console().print(f"the cascade answered {shares}", soft_wrap=True)
+            say(f"the cascade answered {shares}")
 
     def _name(self, index: int) -> str:
         return self._classes[index] if self._classes else str(index)

@@ -3,9 +3,9 @@
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
 from datamodules.loading.resumable import run_seed
+from lookupvit.writing import say
 
 
 class ExactResume(Callback):
@@ -62,7 +62,7 @@ class ExactResume(Callback):
             )
         if trainer.is_global_zero:
             for note in notes:
-                Console().print(f"Not exact after this resume: {note}", soft_wrap=True, highlight=False)
+                say(f"Not exact after this resume: {note}")
 
 
 def _text(numbers: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lookupvit.metrics.robustness import ALEXNET_ERRORS, corruption_errors
-from lookupvit.writing import whole, write_text
+from lookupvit.writing import say, whole, write_text
 
 
 class RobustnessTable(Callback):
@@ -45,7 +45,7 @@ class RobustnessTable(Callback):
         corrupted = {row["set"] for result in found.values() for row in result["rows"] if row["part"]}
         for name in sorted(corrupted):
             console.print(_by_corruption(name, found))
-        console.print(f"wrote {folder / 'robustness.json'}, {folder / 'robustness.csv'}", soft_wrap=True)
+        say(f"wrote {folder / 'robustness.json'}, {folder / 'robustness.csv'}")
 
 
 def summary_table(found: dict[str, dict[str, Any]]) -> Table:

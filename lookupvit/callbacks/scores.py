@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.console import Console
 
-from lookupvit.writing import WriteError, write_text
+from lookupvit.writing import WriteError, say, write_text
 
 
 class ScoresFile(Callback):
@@ -38,11 +37,10 @@ class ScoresFile(Callback):
             document["limit_batches"] = limit
         stem = path.absolute().parent / name
         rows = [f"{key},{value!r}\n" for key, value in metrics.items()]
-        console = {"soft_wrap": True, "highlight": False, "markup": False}
         try:
             write_text(stem.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
             write_text(stem.with_suffix(".csv"), "metric,value\n" + "".join(rows))
         except WriteError as error:  # of a model on a read-only disk; the figures stand on the screen
-            Console(stderr=True).print(f"warning: {error}", **console)
+            say(f"warning: {error}", error=True)
             return
-        Console().print(f"wrote {stem}.json and {stem}.csv", **console)
+        say(f"wrote {stem}.json and {stem}.csv")

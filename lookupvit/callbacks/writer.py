@@ -2,15 +2,15 @@
 
 import contextlib
 import os
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from rich.console import Console
 
-from lookupvit.writing import WriteError, refusal
+from lookupvit.writing import WriteError, refusal, say
 
 
 class TwoFilesWriter(BasePredictionWriter):
@@ -18,7 +18,7 @@ class TwoFilesWriter(BasePredictionWriter):
 
     They are called `NAME.partial` until everything is written; after an error, what was written stays under that name.
 
-    A child class writes batches in `write_on_batch_end`, to `json` and `table`, and counts them by `note`.
+    A child class writes the results of a batch in `write`, to `json` and `table`, and counts the files by `note`.
 
     Args:
         folder: Where to write; None is the run's output folder.
@@ -63,6 +63,14 @@ class TwoFilesWriter(BasePredictionWriter):
             self.failed.append((str(file), error))
         return error
 
+    @abstractmethod
+    def write(self, prediction: dict[str, Any]) -> None:
+        """Writes what `predict_step` returned for one batch."""
+
+    def write_on_batch_end(self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *others: Any) -> None:
+        """Writes one batch."""
+        self.write(prediction)
+
     def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Writes a batch, through to the disk's own buffers: a full disk is noticed here, not at the end."""
         with self._told():
@@ -80,18 +88,17 @@ class TwoFilesWriter(BasePredictionWriter):
             self.close()
             for path in self.paths:
                 os.replace(_partial(path), path)
-        console = {"soft_wrap": True, "highlight": False, "markup": False}
-        Console().print(f"{self.count} {self.what}: {self.paths[0]} and {self.paths[1]}", **console)
+        say(f"{self.count} {self.what}: {self.paths[0]} and {self.paths[1]}")
         if not self.failed:
             return
         file, error = self.failed[0]
         first = error if file in error else f"{file}: {error}"
         if len(self.failed) == self.count:
             raise ValueError(f"none of the {self.count} files could be read ({first}): {self.paths[0]} has all reasons")
-        Console(stderr=True).print(
+        say(
             f"warning: {len(self.failed)} of {self.count} files could not be read and have their error in place of "
             f"{self.what} ({first}{'; ...' if len(self.failed) > 1 else ''})",
-            **console,
+            error=True,
         )
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -61,20 +61,24 @@ def read_onnx(file: Path) -> dict[str, str]:
         raise ValueError(f"{file} is damaged, or no program in ONNX's format") from error
 
 
-def read_torch(file: Path) -> dict[str, Any]:
-    """Reads the plain data and tensors of a torch file without running anything in it."""
+def read_torch(file: Path, source: str | None = None) -> dict[str, Any]:
+    """Reads the plain data and tensors of a torch file without running anything in it.
+
+    Args:
+        file: The file.
+        source: What to call it in messages; by default its path.
+    """
+    source = source or f"the file of weights {file}"
     try:
         content = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # what torch raises for a file that is no checkpoint depends on its first bytes
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise ValueError(
-                f"weights {file} hold code ({found[1]}), which was not run: have them saved as a state dict of tensors"
+                f"{source} holds code ({found[1]}), which was not run: have it saved as plain data and tensors"
             ) from error
-        raise ValueError(
-            f"weights {file} cannot be read: they are damaged, or neither safetensors nor a checkpoint of torch"
-        ) from error
+        raise ValueError(f"{source} cannot be read: it is damaged, or no checkpoint of torch") from error
     if not isinstance(content, dict):
-        raise ValueError(f"weights {file} hold a {type(content).__name__}: expected a state dict or a checkpoint")
+        raise ValueError(f"{source} holds a {type(content).__name__}: expected a state dict or a checkpoint")
     return content
 
 

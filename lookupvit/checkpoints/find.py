@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 
 from lookupvit.checkpoints.atomic import damage, load_exported
 from lookupvit.checkpoints.contents import is_exported
+from lookupvit.checkpoints.files import read_torch
 from lookupvit.checkpoints.sharded import check_sharded
+from lookupvit.writing import say
 
 
 def of_run(path: str) -> str:
@@ -64,9 +64,7 @@ def _newest_whole(found: list[Path]) -> Path:
         wrong = damage(file, zipped=True)
         if wrong is None:
             return file
-        rank_zero_only(Console(stderr=True).print)(
-            f"--ckpt_path last: {file} is left out: {wrong}; trying the one before", soft_wrap=True, highlight=False
-        )
+        rank_zero_only(say)(f"--ckpt_path last: {file} is left out: {wrong}; trying the one before", error=True)
     raise ValueError(f"--ckpt_path last: none of the {len(found)} checkpoints beside {found[-1]} is whole: train anew")
 
 
@@ -90,19 +88,8 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{path} is a program, for onnxruntime or torch.export.load: give the checkpoint that it was exported "
             "from, or what export --format folder writes"
         )
-    file = path / "meta.pt" if path.is_dir() else path
     if path.is_dir():
         check_sharded(path)
     if wrong := damage(path):
         raise ValueError(f"checkpoint {path} cannot be read: {wrong}; give another, or last for the newest whole one")
-    try:
-        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # the kind of error depends on the file's first bytes
-        raise ValueError(
-            f"checkpoint {path} cannot be read: it is damaged, no checkpoint, or holds more than plain data and tensors"
-        ) from error
-    if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f"checkpoint {path} holds a {type(checkpoint).__name__}: expected one that lookupvit fit wrote"
-        )
-    return checkpoint
+    return read_torch(path / "meta.pt" if path.is_dir() else path, f"checkpoint {path}")

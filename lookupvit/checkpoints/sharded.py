@@ -11,13 +11,8 @@ import torch
 _METADATA = ".metadata"
 # Modules of the classes in an index of torch.distributed.checkpoint.
 _HOMES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-_PATHS = (
-    "Path",
-    "PosixPath",
-    "WindowsPath",
-    "PurePosixPath",
-    "PureWindowsPath",
-)  # depending on the system that wrote it
+# Depending on the system that wrote it.
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 _NAMES = {
     ("torch", "Size"),
     ("torch.serialization", "_get_layout"),

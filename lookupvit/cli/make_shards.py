@@ -17,9 +17,8 @@ from datamodules.loading.unreadable import read_bad_files
 from datamodules.shards.shards import INFO
 from lookupvit.cli.check_data import find_bad_files, write_bad_files
 from lookupvit.cli.common.arguments import OneLineParser
-from lookupvit.writing import write_text
+from lookupvit.writing import whole, write_text
 
-_PARTIAL = ".partial"
 _EPILOG = """\
 examples:
   lookupvit make-shards /data/imagenet /data/imagenet_shards --split train
@@ -98,30 +97,19 @@ def _read(output: Path) -> dict:
 def _write_all(samples: list[tuple[str, int]], output: Path, pattern: str, count: int, size: float) -> dict[str, int]:
     """All shards under their final names; each name with its number of samples."""
     written: dict[str, int] = {}
-    columns = [
-        TextColumn("writing shards"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[shards]} done"),
-    ]
+    columns = [TextColumn("writing shards"), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn("{task.fields[shards]} done"), TimeRemainingColumn()]
     console = Console(stderr=True)
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("writing", total=len(samples), shards=0)
         for shard in _shards(samples, count, size):
             path = output / pattern.format(len(written))
-            partial = path.with_name(path.name + _PARTIAL)
-            try:
-                with partial.open("wb") as file:
-                    with TarWriter(file, mtime=0) as tar:  # the same bytes for the same images
-                        for number, image, label in shard:
-                            tar.write(_sample(number, image, label))
-                            progress.update(task, advance=1)
-                            written[path.name] = written.get(path.name, 0) + 1
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
+            # mtime: the same bytes for the same images
+            with whole(path) as partial, partial.open("wb") as file, TarWriter(file, mtime=0) as tar:
+                for number, image, label in shard:
+                    tar.write(_sample(number, image, label))
+                    progress.update(task, advance=1)
+                    written[path.name] = written.get(path.name, 0) + 1
             progress.update(task, shards=len(written))
     return written
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
 from torch import nn
 
+from lookupvit import writing
 from lookupvit.analysis.budget import fit_budget
 from lookupvit.analysis.cascade.cascade import Cascade
 from lookupvit.analysis.cascade.file import check_belongs
@@ -22,7 +22,7 @@ from lookupvit.grid import Size, size_name
 @rank_zero_only
 def say(line: str) -> None:
     """Prints one line for the user, beside the results."""
-    Console(stderr=True).print(line, soft_wrap=True, highlight=False, markup=False)
+    writing.say(line, error=True)
 
 
 def first_difference(saved: Sequence[str], here: Sequence[str]) -> str | None:

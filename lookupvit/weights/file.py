@@ -10,12 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lookupvit.checkpoints.contents import DESCRIPTION, OWN_ARGUMENTS, SAFETENSORS, Contents, read_contents, task_of
+from lookupvit.checkpoints.contents import DESCRIPTION, OWN_ARGUMENTS, Contents, read_contents, task_of
 from lookupvit.checkpoints.files import as_checkpoint
 from lookupvit.grid import grid_of, to_2tuple
 from lookupvit.sizes import MODELS, name_for
-
-__all__ = ["SAFETENSORS", "Weights", "as_weights", "facts", "read_weights", "save_weights", "with_facts"]
 
 # What wrappers put anywhere into a parameter's name, and prefixes that all names of a file may have.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")

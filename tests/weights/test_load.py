@@ -249,10 +249,10 @@ def test_code_in_a_file_is_named_and_never_run(tmp_path):
     (tmp_path / "bare.safetensors").write_bytes(pickle.dumps(Evil(flag)))  # whatever its ending says
     torch.save({"model": nn.Linear(1, 1)}, tmp_path / "module.pt")
     for file in ("zip.pt", "old.pt", "bare.safetensors", "module.pt"):
-        with pytest.raises(ValueError, match=r"hold code \(|cannot be read") as error:
+        with pytest.raises(ValueError, match=r"holds code \(|cannot be read") as error:
             quiet(tiny(), tmp_path / file)
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"hold code \(\w+\.system\), which was not run"):
+    with pytest.raises(ValueError, match=r"holds code \(\w+\.system\), which was not run"):
         read_weights(tmp_path / "zip.pt")
     assert not flag.exists()
 
@@ -273,7 +273,7 @@ def test_damaged_files_are_one_line(tmp_path):
         ("cut_good.pt", "cannot be read"),
         ("empty.pt", "cannot be read"),
         ("text.pt", "cannot be read"),
-        ("list.pt", "hold a list"),
+        ("list.pt", "holds a list"),
         ("none.pt", "hold no tensors"),
         ("folder", "a folder of weights holds model.safetensors"),
         ("nowhere.pt", "do not exist"),

@@ -8,7 +8,8 @@ from filelock import FileLock, Timeout
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
-from rich.console import Console
+
+from lookupvit.writing import say
 
 OUTPUT_DIR = "outputs"  # by default
 
@@ -86,7 +87,7 @@ def lock(folder: Path) -> FileLock | None:
             "--output_dir"
         ) from None
     except (NotImplementedError, OSError) as error:
-        Console(stderr=True).print(f"{folder} is not locked against a second run: {error}", soft_wrap=True)
+        say(f"{folder} is not locked against a second run: {error}", error=True)
         return None
     return held
 
