@@ -6,10 +6,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lookupvit.weights.file import Weights, facts, with_facts
+from lookupvit.weights.load import POSITIONS
 from lookupvit.weights.resize import resize_positions
 from lookupvit.weights.vit_names import common_name
-
-_POSITIONS = ("model.embed.pos_embed", "model.vit.pos_embed")
 
 
 def freeze_layers(model: nn.Module, freeze: int | str) -> None:
@@ -36,8 +35,8 @@ def freeze_layers(model: nn.Module, freeze: int | str) -> None:
 def resize_loaded_positions(task: LightningModule, checkpoint: dict[str, Any]) -> None:
     """Resizes the positions in a checkpoint that is being loaded to the image size of the task's model, in place."""
     own, state = task.state_dict(), checkpoint.get("state_dict", {})  # sharded weights are read by their strategy
-    for name in _POSITIONS:
-        if name in own and name in state and state[name].shape != own[name].shape:
+    for name in own.keys() & state.keys():
+        if common_name(name.removeprefix("model.")) == POSITIONS and state[name].shape != own[name].shape:
             grid = with_facts(Weights({}), checkpoint.get("hyper_parameters")).grid
             if grid is not None and state[name].shape[2] == own[name].shape[2]:
                 resized = resize_positions(state[name], grid, tuple(facts(task.model)["grid"]))

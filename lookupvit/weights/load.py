@@ -102,7 +102,7 @@ class Report:
 
 __all__ = ["Report", "Weights", "fit_weights", "load_weights", "read_weights", "save_weights"]
 
-_KERNEL, _POSITIONS, _TIME = "embed.proj.weight", "embed.pos_embed", "temporal.pos_embed"
+_KERNEL, POSITIONS, _TIME = "embed.proj.weight", "embed.pos_embed", "temporal.pos_embed"
 # What changes the function of a LookupViT and the shape of no tensor, with its default.
 OPTIONS = {"reuse": "transpose", "cross_norm": "input", "antialias": True}
 
@@ -246,7 +246,7 @@ def other_options(model: nn.Module, weights: Weights) -> dict[str, tuple[Any, An
 
 def _fit_sizes(model: nn.Module, given: dict[str, Tensor], report: Report, grid: Size | None, inflation: str) -> None:
     """Fits the patch kernel and the positions in `given`, and notes the changes in the report."""
-    kernel, positions, time = (given.get(name) for name in (_KERNEL, _POSITIONS, _TIME))
+    kernel, positions, time = (given.get(name) for name in (_KERNEL, POSITIONS, _TIME))
     own = tuple(facts(model)["grid"])
     targets = {common_name(name): value for name, value in model.state_dict().items()}
     if kernel is not None:
@@ -257,8 +257,8 @@ def _fit_sizes(model: nn.Module, given: dict[str, Tensor], report: Report, grid:
     if kernel is not None and positions is not None:
         known = guess_grid(positions.shape[1], own, kernel.ndim - 2) if grid is None else tuple(grid)
         if known != own:
-            given[_POSITIONS] = fit_positions(positions, known, own)
-            report.resized[_POSITIONS] = f"grid {size_name(known)} to {size_name(own)}"
+            given[POSITIONS] = fit_positions(positions, known, own)
+            report.resized[POSITIONS] = f"grid {size_name(known)} to {size_name(own)}"
     if time is not None and _TIME in targets and time.shape[1] != own[0]:
         given[_TIME] = fit_positions(time, (time.shape[1],), (own[0],))
         report.resized[_TIME] = f"{time.shape[1]} to {own[0]} time indices"
