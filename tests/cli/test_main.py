@@ -11,33 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import write_config
 
 from lookupvit.callbacks.pictures import picture_grid
 from lookupvit.checkpoints.find import find_checkpoint
 from lookupvit.cli.main import COMMANDS, main
-
-CONFIG = """
-trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false}}
-model:
-  class_path: ClassificationTask
-  init_args:
-    name: lookupvit_tiny_patch16_224
-    compressed_size: [2, 2]
-    args: {{embed_dim: 32, depth: 2, num_heads: 2, patch_size: 8}}
-data:
-  class_path: ImageFolderDataModule
-  init_args: {{root: {root}, img_size: 32, batch_size: 4, num_workers: 0}}
-output_dir: {output}
-name: tiny
-"""
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory, image_tree: Path) -> Path:
     """A configuration of a tiny model on the tiny tree, and a place for its output."""
     folder = tmp_path_factory.mktemp("cli")
-    (folder / "tiny.yaml").write_text(CONFIG.format(root=image_tree, output=folder / "outputs"))
-    return folder / "tiny.yaml"
+    return write_config(folder, image_tree, "outputs", depth=2)
 
 
 @pytest.fixture(scope="module")

@@ -17,25 +17,11 @@ import torch
 import torchvision
 from conftest import TREE_CLASSES, write_tree
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny import write_config
 
 from lookupvit.cli.main import main
 from lookupvit.tasks import CaptioningTask
 from lookupvit.writing import WriteError, check_writable, whole, whole_files, write_text
-
-CONFIG = """
-trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false}}
-model:
-  class_path: ClassificationTask
-  init_args:
-    name: lookupvit_tiny_patch16_224
-    compressed_size: [2, 2]
-    args: {{embed_dim: 32, depth: 1, num_heads: 2, patch_size: 8}}
-data:
-  class_path: ImageFolderDataModule
-  init_args: {{root: {root}, img_size: 32, batch_size: 4, num_workers: 0}}
-output_dir: {output}
-name: tiny
-"""
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``tiny.yaml``, the ``tree`` that it trains on, and ``out``, with a run of it."""
     folder = tmp_path_factory.mktemp("mistakes")
     write_tree(folder / "tree", TREE_CLASSES, {"train": 4, "val": 2}, size=32)
-    (folder / "tiny.yaml").write_text(CONFIG.format(root=folder / "tree", output=folder / "out"))
-    assert main(["fit", "--config", str(folder / "tiny.yaml")]) == 0
+    assert main(["fit", "--config", str(write_config(folder, folder / "tree", "out", depth=1))]) == 0
     return folder
 
 
