@@ -1,4 +1,4 @@
-"""The base of the DataModules of single images: a recipe of transforms, a held-out part, and corrupt files."""
+"""The bases of the DataModules of images and clips: augmentation; of single images also held-out and corrupt ones."""
 
 import warnings
 from abc import abstractmethod
@@ -12,19 +12,18 @@ from datamodules.images.transforms import Pipeline, eval_transform, train_transf
 from datamodules.loading.datamodule import SPLITS_OF_STAGE, BaseDataModule
 
 
-class ImageDataModule(BaseDataModule):
-    """A subclass reads the splits. A transform option left at `None` takes the recipe's value.
+class AugmentedDataModule(BaseDataModule):
+    """Base for images and clips that are augmented. An option left at `None` takes the value of the recipe.
 
     Args:
         root: The folder of the data.
-        recipe: `light` (crop and flip), `deit`, `augreg`, ...; the single options below override it.
         scale: Area range of the random resized crop.
         ratio: Aspect-ratio range of the random resized crop.
         interpolation: `bicubic`, `bilinear`, ...
         hflip: Probability of a horizontal flip.
-        crop_padding: Pixels to pad by before a random crop of `img_size`, in place of the random resized crop.
         rand_augment: Mapping of `policy`, `num_ops`, `magnitude`, ...; `false` switches it off.
-        color_jitter: Strength of brightness, contrast and saturation jitter.
+        color_jitter: Strength of brightness, contrast and saturation jitter: one number, or one for each and perhaps a
+            fourth for the hue.
         random_erasing: Probability of erasing a rectangle.
         mixup: Alpha of MixUp; 0 = off.
         cutmix: Alpha of CutMix; 0 = off.
@@ -32,11 +31,51 @@ class ImageDataModule(BaseDataModule):
         crop_pct: In evaluation, the centre crop's part of the resized image.
         mean: Per-channel mean for the normalisation, of pixels in 0..1.
         std: Per-channel standard deviation for the normalisation.
+        kwargs: As for `BaseDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        scale: tuple[float, float] | None = None,
+        ratio: tuple[float, float] | None = None,
+        interpolation: str | None = None,
+        hflip: float | None = None,
+        rand_augment: dict | bool | None = None,
+        color_jitter: float | tuple[float, ...] | None = None,
+        random_erasing: float | None = None,
+        mixup: float | None = None,
+        cutmix: float | None = None,
+        mix_prob: float | None = None,
+        crop_pct: float | None = None,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, **kwargs)
+        crop = {"scale": scale, "ratio": ratio, "interpolation": interpolation, "hflip": hflip, "crop_pct": crop_pct}
+        mix = {"random_erasing": random_erasing, "mixup": mixup, "cutmix": cutmix, "mix_prob": mix_prob}
+        self._given = {**crop, **mix, "rand_augment": rand_augment, "color_jitter": color_jitter}
+        self._given |= {"mean": mean, "std": std}
+
+    def _set_options(self, recipe: str, **others: Any) -> None:
+        """Sets `options` from a recipe, the arguments, and the arguments that only a subclass has."""
+        self.options = transform_options(recipe, **self._given, **others)
+        self.mean, self.std = self.options["mean"], self.options["std"]
+
+
+class ImageDataModule(AugmentedDataModule):
+    """Base for single images; a subclass reads the splits.
+
+    Args:
+        root: The folder of the data.
+        recipe: `light` (crop and flip), `deit`, `augreg`, ...; options that are given override it.
+        crop_padding: Pixels to pad by before a random crop of `img_size`, in place of the random resized crop.
         val_fraction: Part of the training images to hold out for validation, drawn by `seed`.
         seed: Draws `val_fraction` (the order of training follows Lightning's `seed_everything`).
         skip_corrupt: Leave out images that cannot be decoded, with a warning that names each; otherwise they are an
             error. In prediction the error stands in the place of that image's answer.
-        kwargs: As for `BaseDataModule`.
+        kwargs: As for `AugmentedDataModule`.
     """
 
     augment = True  # False: training images are transformed like those of evaluation
@@ -45,31 +84,14 @@ class ImageDataModule(BaseDataModule):
         self,
         root: str,
         recipe: str = "light",
-        scale: tuple[float, float] | None = None,
-        ratio: tuple[float, float] | None = None,
-        interpolation: str | None = None,
-        hflip: float | None = None,
         crop_padding: int | None = None,
-        rand_augment: dict | bool | None = None,
-        color_jitter: float | None = None,
-        random_erasing: float | None = None,
-        mixup: float | None = None,
-        cutmix: float | None = None,
-        mix_prob: float | None = None,
-        crop_pct: float | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
         val_fraction: float = 0.0,
         seed: int = 0,
         skip_corrupt: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, **kwargs)
-        crop = {"scale": scale, "ratio": ratio, "interpolation": interpolation, "crop_padding": crop_padding}
-        change = {"hflip": hflip, "rand_augment": rand_augment, "color_jitter": color_jitter}
-        mix = {"random_erasing": random_erasing, "mixup": mixup, "cutmix": cutmix, "mix_prob": mix_prob}
-        self.options = transform_options(recipe, **crop, **change, **mix, crop_pct=crop_pct, mean=mean, std=std)
-        self.mean, self.std = self.options["mean"], self.options["std"]
+        self._set_options(recipe, crop_padding=crop_padding)
         self.val_fraction, self.seed, self.skip_corrupt = val_fraction, seed, skip_corrupt
         self._pipelines: dict[bool, Pipeline] = {}
         if not 0 <= val_fraction < 1:

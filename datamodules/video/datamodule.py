@@ -5,10 +5,10 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from datamodules.images.base import AugmentedDataModule
 from datamodules.images.collate import mixing
 from datamodules.images.names import NumberedClasses
-from datamodules.images.transforms import transform_options
-from datamodules.loading.datamodule import SPLITS_OF_STAGE, BaseDataModule
+from datamodules.loading.datamodule import SPLITS_OF_STAGE
 from datamodules.video.dataset import BadVideoReport, VideoDataset
 from datamodules.video.decode import choose_decoder
 from datamodules.video.listing import VideoList, find_videos
@@ -16,7 +16,7 @@ from datamodules.video.sampling import FrameSampler
 from datamodules.video.transforms import CROPS, CollateVideos, EvalTransform, TrainTransform
 
 
-class VideoDataModule(NumberedClasses, BaseDataModule):
+class VideoDataModule(NumberedClasses, AugmentedDataModule):
     """Base of the DataModules of labelled videos; a subclass says which videos and classes there are.
 
     Batches of training and validation are `(clips (B, 3, T, H, W) float, targets (B,) int64)`; with MixUp or CutMix the
@@ -41,26 +41,16 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
         short_side: Fewest and most pixels of the short side before the random crop in training; `None` = from 8/7 to
             10/7 of `img_size` (256 to 320 for 224).
         scale: Area range of a random resized crop, which then replaces the random crop of `short_side`.
-        ratio: Aspect-ratio range of the random resized crop.
         interpolation: `bilinear`, `bicubic`, ...
         hflip: Probability of a horizontal flip.
-        rand_augment: Mapping of `policy`, `num_ops`, `magnitude`, ...; `false` switches it off.
-        color_jitter: Strength of brightness, contrast and saturation jitter: one number, or one for each and perhaps a
-            fourth for the hue.
         color_jitter_prob: Probability of the colour jitter.
         grayscale_prob: Probability that all colour is removed.
-        random_erasing: Probability of erasing a rectangle.
-        mixup: Alpha of MixUp; 0 = off.
-        cutmix: Alpha of CutMix; 0 = off.
-        mix_prob: Probability that a batch is mixed.
-        mean: Per-channel mean for the normalisation, of pixels in 0..1.
-        std: Per-channel standard deviation for the normalisation.
         predict_split: Name of a split to predict on, which may have no labels.
         num_classes: Checked against the data; `None` = count.
         max_bad_share: Part of the videos that may be missing or bad before an error stops the run.
         retries: How many other videos are tried in place of a bad one.
         cache: Keep decoded videos in memory (of tiny data sets only).
-        kwargs: As for `BaseDataModule`.
+        kwargs: As for `AugmentedDataModule`; an option left at `None` there takes the value of the recipe `light`.
 
     Raises:
         ValueError, FileNotFoundError: One line that names the path or option, what was found and what to do.
@@ -84,19 +74,10 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
         crop_pct: float = 0.875,
         short_side: tuple[int, int] | None = None,
         scale: tuple[float, float] | None = None,
-        ratio: tuple[float, float] | None = None,
         interpolation: str = "bilinear",
         hflip: float = 0.5,
-        rand_augment: dict | bool | None = None,
-        color_jitter: float | tuple[float, ...] | None = None,
         color_jitter_prob: float | None = None,
         grayscale_prob: float | None = None,
-        random_erasing: float | None = None,
-        mixup: float | None = None,
-        cutmix: float | None = None,
-        mix_prob: float | None = None,
-        mean: tuple[float, float, float] | None = None,
-        std: tuple[float, float, float] | None = None,
         predict_split: str | None = None,
         num_classes: int | None = None,
         max_bad_share: float = 0.1,
@@ -104,16 +85,12 @@ class VideoDataModule(NumberedClasses, BaseDataModule):
         cache: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(root, batch_size=batch_size, **kwargs)
+        crop = {"scale": scale, "interpolation": interpolation, "hflip": hflip, "crop_pct": crop_pct}
+        super().__init__(root, batch_size=batch_size, **crop, **kwargs)
+        self._set_options("light", color_jitter_prob=color_jitter_prob, grayscale_prob=grayscale_prob)
         self.num_frames = num_frames
         self.sampler = FrameSampler(num_frames, frame_stride, clip_seconds, short_clip)
         self.test_batch_size, self.test_clips, self.test_crops = test_batch_size, test_clips, test_crops
-        crop = {"scale": scale, "ratio": ratio, "interpolation": interpolation, "crop_pct": crop_pct}
-        change = {"hflip": hflip, "rand_augment": rand_augment, "color_jitter": color_jitter}
-        change |= {"color_jitter_prob": color_jitter_prob, "grayscale_prob": grayscale_prob}
-        mix = {"random_erasing": random_erasing, "mixup": mixup, "cutmix": cutmix, "mix_prob": mix_prob}
-        self.options = transform_options("light", **crop, **change, **mix, mean=mean, std=std)
-        self.mean, self.std = self.options["mean"], self.options["std"]
         if scale is not None and short_side is not None:
             raise ValueError("data.scale and data.short_side are two kinds of random crop: give one of them")
         side = min(self.img_size)
