@@ -10,6 +10,7 @@ To tell the two apart, every text from a checkpoint is marked before it goes thr
 text that comes out with its mark is the checkpoint's, one without a mark is the user's.
 """
 
+import inspect
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -127,17 +128,17 @@ def class_of(path: str, known: Mapping[str, type]) -> type | None:
     return cls if cls and (path.isidentifier() or package == cls.__module__.partition(".")[0]) else None
 
 
-def named_classes(key: str, args: list[str]) -> set[str]:
-    """Classes that command-line arguments name for `model` or `data`, in options or in files of `--config`."""
-    names = set()
+def named_classes(key: str, args: list[str]) -> list[str]:
+    """Classes that arguments name for `model` or `data`, in options or in files of `--config`; in their order."""
+    names: list[str | None] = []
     for arg, after in zip(args, [*args[1:], ""], strict=False):
         name, equals, value = arg.partition("=")
         value = value if equals else after
         if name in (f"--{key}", f"--{key}.class_path"):
-            names.add(value)
+            names.append(value)
         elif name in ("--config", "-c"):
-            names.add(_named_in(key, value))
-    return {name for name in names if name}
+            names.append(_named_in(key, value))
+    return [name for name in names if name]
 
 
 def _named_in(key: str, config: str) -> str | None:
@@ -208,18 +209,16 @@ def settle(part: Any, key: str, known: Mapping[str, type], fitting: bool) -> set
                 f"the checkpoint says {option} {_short(value)}, which is no file here: a file has nothing fetched; "
                 f"give {option} yourself, or null"
             )
-        if _default(class_of(part["class_path"], known), name) != value:
+        argument = parameter(class_of(part["class_path"], known) or object, name)
+        if argument is None or argument.default != value:
             chosen.add(name)
     return chosen
 
 
-def _default(kind: type | None, name: str) -> Any:
-    import inspect
-
-    for cls in kind.__mro__ if kind else ():
-        if "__init__" in vars(cls) and name in (options := inspect.signature(cls.__init__).parameters):
-            return options[name].default
-    return None
+def parameter(cls: type, name: str) -> inspect.Parameter | None:
+    """The argument of this name of a class's constructor, or else of a parent's; None if there is none."""
+    signatures = (inspect.signature(kind.__init__).parameters for kind in cls.__mro__ if "__init__" in vars(kind))
+    return next((options[name] for options in signatures if name in options), None)
 
 
 def _short(value: Any) -> str:

@@ -3,7 +3,6 @@
 Letters: B images, C channels, (Y, X) pixels, D embed_dim, (y, x) patch.
 """
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
@@ -11,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from lookupvit.trust import parameter
 
 RESAMPLE = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL's numbers
 INTERPOLATIONS = ("nearest", "nearest-exact", "bilinear", "bicubic", "box", "hamming", "lanczos")
@@ -153,7 +154,7 @@ def known_options(contents: Any, cls: type) -> dict[str, Any]:
 
 def takes(cls: type, name: str) -> bool:
     """Whether the constructor of a class, or of one of its parents, has an argument of this name."""
-    return any("__init__" in vars(kind) and name in inspect.signature(kind.__init__).parameters for kind in cls.__mro__)
+    return parameter(cls, name) is not None
 
 
 def _is_number(value: Any) -> bool:

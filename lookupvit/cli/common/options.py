@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from lookupvit.cli.common.stored import CLASSES
+from lookupvit.trust import parameter
 
 # Of the Trainer: the least value, and what turns the option off.
 _LEAST = {
@@ -49,9 +50,8 @@ def check_nulls(config: Mapping[str, Any]) -> None:
     for section, known in CLASSES.items():
         part = config.get(section) or {}
         kind = known.get(str(part.get("class_path")).rpartition(".")[2], object)
-        signatures = [inspect.signature(one.__init__) for one in kind.__mro__ if "__init__" in vars(one)]
         for name in [name for name, value in (part.get("init_args") or {}).items() if value is None]:
-            wanted = next((s.parameters[name] for s in signatures if name in s.parameters), None)
+            wanted = parameter(kind, name)
             if wanted is not None and wanted.default is not None and type(None) not in get_args(wanted.annotation):
                 usual = "" if wanted.default is inspect.Parameter.empty else f", such as {wanted.default!r}"
                 raise ValueError(f"--{section}.{name} is null: {kind.__name__} needs a value{usual}")
