@@ -106,7 +106,7 @@ class CollateCaptions:
 
     Args:
         pipeline: Makes the batch of the images; None: they are features, and are stacked.
-        tokenizer: Of training batches `(images (B, 3, H, W), tokens (B, T), lengths (B,))`. None: batches are
+        tokenizer: For training batches `(images (B, 3, H, W), tokens (B, T), lengths (B,))`. None: batches are
             `(images, numbers (B,), ...)`, with a list for each further item of a sample.
     """
 

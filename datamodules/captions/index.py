@@ -24,7 +24,7 @@ class Captioned(NamedTuple):
     """One image.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
         image_id: A number that no other image of the split has.
         captions: At least one.
     """

@@ -64,11 +64,11 @@ def render_motion(
     Args:
         root: Folder to make.
         layout: `csv`, `folders` or `list` (Kinetics, mp4), or `ssv2` (webm).
-        seed: Of every clip.
+        seed: Seed of the clips.
         train_per_class: Training clips of each of the 10 classes.
         val_per_class: Validation clips of each class.
         size: Pixels of both sides, an even number.
-        frames: Of a clip.
+        frames: Frames of a clip.
 
     Returns:
         True if it was rendered, False if it was there.
@@ -156,7 +156,7 @@ class MotionDataModule(Rendered, VideoDataModule):
         val_per_class: Validation clips of each class.
         render_seed: Seed of the clips.
         size: Pixels of a rendered clip, both sides.
-        frames: Of a rendered clip.
+        frames: Frames of a rendered clip.
         num_frames: Frames that the model sees; 1 = a single frame, which tells nothing.
         frame_stride: Distance of two of them.
         img_size: Pixels that the model sees; the whole picture is resized to them, nothing is cropped.

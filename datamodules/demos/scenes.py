@@ -69,7 +69,7 @@ def render_scenes(
 
     Args:
         root: Folder to make.
-        seed: Of every scene.
+        seed: Seed of the scenes.
         train_images: Scenes to train on.
         val_images: Other scenes.
         size: Pixels, both sides.

@@ -153,7 +153,7 @@ def render_demo(
 
     Args:
         root: Folder to make.
-        seed: Of every picture.
+        seed: Seed of the pictures.
         train_per_class: Training images of each of the 10 classes.
         val_per_class: Validation images of each class.
         size: Pixels, both sides.

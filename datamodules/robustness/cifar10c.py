@@ -32,7 +32,7 @@ class CIFAR10CDataModule(SeveralTestSets, CIFAR10DataModule):
         root: CIFAR-10 as JPEGs in class folders, as for `CIFAR10DataModule`.
         corrupted: Folder of the arrays.
         corruptions: Names; None: all 15.
-        severities: Of 1 to 5.
+        severities: Severities from 1 to 5.
         limit: Make and test about so many images, evenly spread over the classes; None: all. Use another `corrupted`
             for each number.
         kwargs: As for `CIFAR10DataModule`.

@@ -83,7 +83,7 @@ def plasma(draws: list[Generator], size: Sequence[int], decay: float) -> Tensor:
     Args:
         draws: One generator per image.
         size: (height, width).
-        decay: By how much the roughness falls from one scale to the next.
+        decay: Factor by which the roughness falls from one scale to the next.
     """
     side = 2 ** ceil(log2(max(size)))
     field = torch.zeros(len(draws), side, side)

@@ -33,7 +33,7 @@ class ImageNetRobustnessDataModule(SeveralTestSets, ImageNetDataModule):
         imagenet_o: Folder of ImageNet-O.
         imagenet_v2: Folder of one of the three ImageNet-V2 sets.
         imagenet_sketch: Folder of ImageNet-Sketch.
-        severities: Those of ImageNet-C to test.
+        severities: Severities of ImageNet-C to test.
         wnids: The model's classes in their order; None: the 1000 of ImageNet-1k.
         kwargs: As for `ImageNetDataModule`.
 

@@ -18,7 +18,7 @@ class TestSet:
     Attributes:
         name: The data set, such as "imagenet-c".
         part: The corruption, where it has those.
-        severity: Of the corruption, 1 to 5; 0 where there is none.
+        severity: Severity of the corruption, 1 to 5; 0 where there is none.
         classes: Class indices that the logits are restricted to; None for all of the model's.
         role: "accuracy"; or for detecting what is no known class, "out" for such images and "in" for the others of the
             same `name`.
@@ -38,7 +38,7 @@ class TestSets(Dataset):
 
     Args:
         sets: What each asks for.
-        data: As many data sets of `(image, target)`.
+        data: One data set of `(image, target)` for each.
     """
 
     __test__ = False

@@ -54,7 +54,7 @@ def plot_differences(points: dict[str, tuple[float, float | None]], label: str, 
 
     Args:
         points: (difference, deviation or None) by name.
-        label: Of the axis.
+        label: Label of the axis.
         path: Picture to write (PNG or SVG).
 
     Returns:

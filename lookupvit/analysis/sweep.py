@@ -97,7 +97,7 @@ class Contrast:
         size: Compressed size.
         seeds: In the order of the accuracies.
         multi: Top-1 in percent of the multi-resolution models, by seed.
-        single: Of the models trained at this size alone.
+        single: The same of the models that were trained at this size alone.
         image_error: Standard error of the mean difference that the choice of test images alone brings, in points
             (paired, the models held fixed).
     """

@@ -31,7 +31,7 @@ class Point:
     """One measurement.
 
     Attributes:
-        cost: In the unit of the axis.
+        cost: Cost in the unit of the axis.
         accuracy: Percent.
         name: Text beside it, such as "3x3"; empty for none.
         error: Half-length of its error bar, in points.
@@ -49,7 +49,7 @@ class Series:
 
     Attributes:
         label: In the legend; series of one label share colour and marker.
-        points: By rising cost or not.
+        points: The points, in any order.
         curve: A dashed curve with dots instead of markers, for what has a dial rather than sizes (a cascade).
     """
 

@@ -43,7 +43,7 @@ def block(
         dim: D.
         num_heads: H.
         training: Forward and backward pass, with saved activations and peak memory; else the forward pass alone.
-        paths: Of `LookupViTBlock`.
+        paths: Paths of `LookupViTBlock`.
         rounds: At least 7 for figures that are to be quoted.
         min_seconds: See `interleave`.
 

@@ -70,10 +70,10 @@ class Case:
     """One model in the comparison.
 
     Attributes:
-        name: For the table.
-        model: May be shared between cases.
+        name: Name in the table.
+        model: The model, which several cases may share.
         macs: Multiply-adds of one image.
-        kwargs: Of its forward call.
+        kwargs: Arguments of its forward call.
         autocast: Its weights must stay in fp32, and bf16 reaches it through autocast at inference too.
     """
 

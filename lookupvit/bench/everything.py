@@ -40,7 +40,7 @@ def commands(args: argparse.Namespace) -> tuple[dict[str, list[str]], list[str]]
     """What to run.
 
     Args:
-        args: Of `add_options`.
+        args: Parsed options of `add_options`.
 
     Returns:
         Arguments of a Python process for each table, and lines on what is left out.
@@ -69,7 +69,7 @@ def run_all(args: argparse.Namespace) -> None:
     """Runs the tables, each in a process of its own, and writes all.md.
 
     Args:
-        args: Of `add_options`.
+        args: Parsed options of `add_options`.
 
     Raises:
         ValueError: Naming the tables that failed, after all have run.

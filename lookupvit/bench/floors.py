@@ -39,7 +39,7 @@ def measure_machine(
     """Best rate of square matrix products, and of a large copy, under the present threads and precision settings.
 
     Args:
-        dtype: Of the matrix products.
+        dtype: Type of the matrix products.
         device: "cpu" or "cuda...".
         gemm_sizes: Rows of the square matrices; by default what suits the device.
         copy_bytes: Size of the copied tensor; by default far more than any cache.

@@ -31,7 +31,7 @@ class Plan:
         sizes: Compressed sizes.
         tome: Numbers r of merged pairs.
         compiled: Names of the cases that are compiled too (a compilation takes tens of seconds).
-        rounds: Of each table.
+        rounds: Rounds of each table.
         budget: Seconds after which no further table is started.
         max_batch: Where the search for the best batch ends.
         train_batch: Images of a training step.

@@ -94,7 +94,7 @@ def inference(
         sizes: Compressed sizes; those that an image size has no room for are left out, with a note.
         tome: Numbers r of merged pairs.
         rounds: At least 7 for figures that are to be quoted.
-        **kwargs: Of `image_cases`.
+        **kwargs: Further arguments of `image_cases`.
 
     Returns:
         The table, one group for each image size and batch.
@@ -136,14 +136,14 @@ def train(
         settings: Device, dtype, compile mode.
         model: Size by name.
         img_size: Pixels.
-        batch: Images a step.
+        batch: Images per step.
         sizes: Compressed sizes.
-        tome: R of ToMe, trained through.
+        tome: Numbers r of merged pairs of ToMe, which is trained through.
         rounds: At least 7 for figures that are to be quoted.
-        warmup: Steps before.
+        warmup: Steps before the timed ones.
         optimizer: "adamw", or "none" for forward and backward pass alone.
         min_seconds: See `interleave`.
-        **kwargs: Of `image_cases`.
+        **kwargs: Further arguments of `image_cases`.
 
     Returns:
         The table; its GMACs are those of forward and backward pass, per image.

@@ -138,8 +138,8 @@ def interleave(
         warmup: Calls of each before the first round; at least one.
         timer: Measures some calls of one callable; the CPU's by default.
         min_seconds: A sample repeats a fast callable until it takes about so long (seen in the warm-up).
-        items: Items (images) of one call, 1 where a name is missing; ratios are taken by item.
-        label: Of the progress bar.
+        items: Items (images) of one call, 1 where a name is missing; ratios are taken per item.
+        label: Label of the progress bar.
 
     Returns:
         The timings, by name.

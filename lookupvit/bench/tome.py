@@ -54,7 +54,7 @@ def merge_tokens(x: Tensor, sizes: Tensor, matching: Matching) -> tuple[Tensor, 
     Args:
         x: `(B, N, D)`.
         sizes: `(B, N, 1)`, patches that each token stands for.
-        matching: Of r pairs.
+        matching: Matching of r pairs.
 
     Returns:
         Tokens `(B, N - r, D)` (kept even places first, then odd ones) and their sizes `(B, N - r, 1)`.

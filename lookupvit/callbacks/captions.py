@@ -108,8 +108,8 @@ def caption_figure(
 
     Args:
         shown: Images `(3, H, W)`, normalised by `mean` and `std` where these are given; generated caption; references.
-        mean: Of each channel, of pixels in [0, 1].
-        std: Likewise.
+        mean: Mean of each channel, for pixels in [0, 1].
+        std: Standard deviation of each channel.
         references: How many of them to show at most.
     """
     rows = (len(shown) + 1) // 2

@@ -85,7 +85,7 @@ def check_file(path: str, quick: bool = False) -> str:
 
     Args:
         path: The file.
-        quick: Of a video, read every packet, and decode the first and the last frame only.
+        quick: Read every packet of a video, but decode only its first and last frame.
     """
     try:
         if not path.lower().endswith(VIDEOS):

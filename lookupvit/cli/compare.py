@@ -86,7 +86,7 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
     """Raises if two runs would share a folder and a row.
 
     Args:
-        settings: By configuration file, from `resolve`.
+        settings: Results of `resolve` by configuration file.
     """
     files: dict[str, str] = {}
     for file, found in settings.items():

@@ -40,7 +40,7 @@ def cost_report(
         paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
         batch: Images of a training step, for the memory of its activations.
         head: Head that is read; the model's own by default.
-        name: Of the model, for the title.
+        name: Name of the model in the title.
         device: Where the training step runs; it decides what the self-attention keeps.
         trained: Compressed sizes that the model was trained at.
 

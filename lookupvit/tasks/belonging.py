@@ -77,7 +77,7 @@ def choose_size(
         model: A `LookupViT`; for a budget of time on the device, and in the precision, that it is to run in.
         gmacs: GMACs per image.
         ms: Instead, milliseconds per call with one image, measured here and now.
-        contents: Of its checkpoint.
+        contents: What its checkpoint says.
         head: Head that is read.
         untrained: Choose among all sizes of the lookup grid's aspect instead.
 

@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
         cascade: Calibrated on the validation data.
         result: The cascade's accuracy and cost.
         difference: Accuracy of the cascade minus that of the fixed size.
-        standard_error: Of the difference, from the images on which the two disagree.
+        standard_error: Standard error of the difference, from the images on which the two disagree.
     """
 
     size: Size
@@ -67,7 +67,7 @@ def calibrate_cascade(
     Args:
         logits_by_size: Logits `(n, C)` of the same images at each size.
         targets: Classes `(n,)`.
-        costs: Of every size.
+        costs: Costs of every size.
         target_cost: Highest average cost; the most accurate cascade within it is chosen, of equals the cheaper one.
         target_accuracy: Least accuracy in [0, 1]; the cheapest cascade that has it is chosen, of equals the more
             accurate one. Give one of the two targets.
@@ -107,12 +107,12 @@ def cascade_curve(
         val_targets: Their classes `(n,)`.
         test_logits: `(n', C)` at each size, other images.
         test_targets: Their classes `(n',)`.
-        costs: Of every size.
+        costs: Costs of every size.
         n_points: Target costs, spaced evenly on a logarithmic scale between the cheapest and the dearest size.
-        **options: Of `calibrate_cascade`.
+        **options: Options of `calibrate_cascade`.
 
     Returns:
-        The points, from cheap to dear on the validation data; targets that give the same cascade give one point.
+        The points, from cheap to dear on the validation data; targets with the same cascade give one point.
 
     Raises:
         ValueError: Where validation and test data are the same images, which would flatter the cascade.

@@ -153,7 +153,7 @@ class Cascade:
         Args:
             logits_by_size: See `decide`.
             targets: Classes `(n,)`.
-            costs: Of this cascade's sizes at least.
+            costs: Costs of at least this cascade's sizes.
         """
         logits, stage = self.decide(logits_by_size)
         shares = torch.bincount(stage, minlength=len(self.sizes)).double() / len(stage)

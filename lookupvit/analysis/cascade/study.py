@@ -80,7 +80,7 @@ def study_cascade(
     """Calibrates cascades over the sizes of a model and scores them on images that the thresholds have not seen.
 
     Args:
-        label: Of the model.
+        label: Name of the model.
         subject: The model, with two or more sizes.
         img_size: (height, width) in pixels.
         logits: `(n, C)` by size.

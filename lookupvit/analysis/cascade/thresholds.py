@@ -26,7 +26,7 @@ class _Table:
 
     Attributes:
         cascade: The chain; its thresholds are placeholders.
-        thresholds: Those of each axis.
+        thresholds: Thresholds along each axis.
         right: Images classified correctly, whole numbers in float64, so that equals are equal.
         cost: Average cost per image.
     """
@@ -167,8 +167,8 @@ def _below(weight: Tensor, cell: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Total weight of the images that go on from every stage so far, at each combination of thresholds.
 
     Args:
-        weight: Of each image, `(n,)`.
-        cell: Of each image, the flat index of the lowest thresholds at which it goes on, `(n,)`.
+        weight: Weight of each image, `(n,)`.
+        cell: For each image the flat index of the lowest thresholds at which it goes on, `(n,)`.
         shape: Thresholds of each stage.
     """
     sums = torch.bincount(cell, weight, minlength=torch.Size(shape).numel()).view(shape)

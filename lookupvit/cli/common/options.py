@@ -1,4 +1,4 @@
-"""Options of Lightning's and of ours that the parser lets through, and that would end in a traceback or mislead."""
+"""Refuses options that the parser lets through but that would end in a traceback or mislead."""
 
 import inspect
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any, get_args
 from lookupvit.cli.common.stored import CLASSES
 from lookupvit.trust import parameter
 
-# Of the Trainer: the least value, and what turns the option off.
+# For each option of the Trainer: its least value, and what turns it off.
 _LEAST = {
     "accumulate_grad_batches": (1, "1"),
     "check_val_every_n_epoch": (1, "1, or null with val_check_interval in steps"),
@@ -20,7 +20,7 @@ def check_trainer(options: Mapping[str, Any], command: str) -> None:
     """Refuses values that Lightning divides by, clips by or trains nothing with.
 
     Args:
-        options: Of the Trainer.
+        options: Options of the Trainer.
         command: `fit`, `validate`, `test` or `predict`.
 
     Raises:
@@ -42,7 +42,7 @@ def check_nulls(config: Mapping[str, Any]) -> None:
     """After a TypeError: refuses null where the class of the model or the data wants a value.
 
     Args:
-        config: Of a command, parsed.
+        config: Parsed configuration of a command.
 
     Raises:
         ValueError: In one line, for the first of them.

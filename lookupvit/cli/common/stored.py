@@ -38,8 +38,8 @@ def check_complete(saved: dict[str, Any], path: str, args: list[str]) -> None:
 
     Args:
         saved: From `as_config`.
-        path: Of the checkpoint.
-        args: Of the command line.
+        path: Path of the checkpoint.
+        args: Arguments of the command line.
     """
     for part, name in (("model", "ClassificationTask"), ("data", "ImageFolderDataModule")):
         if part not in saved and not _names(part, args):
@@ -56,7 +56,7 @@ def for_prediction(saved: dict[str, Any], checkpoint: dict[str, Any], args: list
         saved: From `as_config`; the number of classes is added, and, to an image classifier that says nothing of its
             data (one that was exported), a plain folder of images.
         checkpoint: From `find.load`.
-        args: Of the command line; data that it names are not replaced.
+        args: Arguments of the command line; data that they name are not replaced.
     """
     classes = checkpoint.get("hyper_parameters", {}).get("num_classes")
     classifier = str(saved.get("model", {}).get("class_path")).endswith(".ClassificationTask")
@@ -106,7 +106,7 @@ def with_pixels(saved: dict[str, Any], data: Any, contents: Contents) -> dict[st
     Args:
         saved: What the checkpoint says of its data; may be empty.
         data: The configuration of the data that is to run: its class, and what else was given.
-        contents: Of the checkpoint.
+        contents: What the checkpoint says.
     """
     class_path = (data or {}).get("class_path")
     cls = getattr(datamodules, str(class_path).rpartition(".")[2], None)

@@ -16,7 +16,7 @@ def new_table(title: str, columns: Collection[str], text: Collection[str] = (), 
     Args:
         title: What stands above it.
         columns: Their headings.
-        text: Those of them that hold text, not figures.
+        text: The headings of the columns that hold text instead of figures.
         caption: What stands below it.
     """
     table = Table(title=title, caption=caption)

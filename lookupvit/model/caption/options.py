@@ -38,7 +38,7 @@ class Generation:
         exhaust: When beam search stops for an image. By default it stops when the best unfinished text, at its present
             length, scores less than the n-th finished one; with this option, when it would do so at every length.
         top_p: The nucleus is the fewest likeliest tokens that have this probability together.
-        temperature: Of the distribution that is sampled; below 1 it is sharper.
+        temperature: Temperature of the sampled distribution; below 1 it is sharper.
         min_length: Smallest number of tokens, without begin and end.
         max_length: Largest number of tokens, without begin and end; None takes what the decoder's context has room for.
 
