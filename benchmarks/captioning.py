@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--beams", type=int, default=4)
     parser.add_argument("--length", type=int, default=20, help="tokens of each text (20)")
     parser.add_argument("--tokens", type=int, nargs="+", default=[25, 196], help="tokens that the decoder reads")
-    parser.add_argument("--width", type=int, default=768, help="of decoder and features, a multiple of 64 (768)")
+    parser.add_argument("--width", type=int, default=768, help="width of decoder and features, a multiple of 64 (768)")
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--vocab_size", type=int, default=32000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -221,9 +221,9 @@ def sources(folder: Path) -> dict[str, list[Path]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--configs", type=int, default=300)
-    parser.add_argument("--mistakes", type=int, default=300, help="of benchmarks/fuzz_mistakes.py")
+    parser.add_argument("--mistakes", type=int, default=300, help="mistakes of benchmarks/fuzz_mistakes.py")
     parser.add_argument("--files", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0, help="of the first case; case n has seed + n")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first case; case n has seed + n")
     parser.add_argument("--limit", type=float, default=60, help="seconds of one case")
     args = parser.parse_args()
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]

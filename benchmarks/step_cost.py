@@ -107,7 +107,7 @@ def steps(kind: str, count: int, data: Path, folder: Path) -> tuple[float, float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=210, help="of each run; epochs have 93")
+    parser.add_argument("--steps", type=int, default=210, help="steps of each run; an epoch has 93")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=ROOT / "demo_data")
     args = parser.parse_args()

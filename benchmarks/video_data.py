@@ -219,7 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_frames", type=int, default=16)
     parser.add_argument("--frame_stride", type=int, default=4)
     parser.add_argument("--short_side", type=int, default=224, help="pixels")
-    parser.add_argument("--clips", type=int, default=12, help="of a round")
+    parser.add_argument("--clips", type=int, default=12, help="clips per round")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", default="outputs/bench", help="folder of the table")
     return parser

@@ -43,7 +43,7 @@ def runs(teacher: Path, epochs: int, size: str, options: list[str]) -> dict[str,
 def main(argv: list[str]) -> None:
     """All runs of all seeds; the table is written anew after each."""
     parser = OneLineParser(prog="benchmarks/warm_start.py", description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--epochs", type=int, default=20, help="of the teacher")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of the teacher")
     parser.add_argument("--size", default="[4,4]", help="compressed size; 4x4 of 8x8 is about half of the ViT's work")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--warm_lr", default="1.0e-3", help="learning rate of the runs that start from the teacher")

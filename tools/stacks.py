@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--folder", type=Path, default=ROOT / ".stacks", help="where the environments go, 3 to 8 GB each"
     )
-    parser.add_argument("--workers", type=int, default=2, help="of pytest-xdist")
+    parser.add_argument("--workers", type=int, default=2, help="workers of pytest-xdist")
     args = parser.parse_args(argv)
     if args.freeze and args.core:
         parser.error("--freeze needs the whole suite: leave --core out")

@@ -91,7 +91,7 @@ def _as_uint8(image: Tensor) -> Tensor:
 
 
 def _decode(path: str) -> Tensor:
-    """By torchvision where it can; `(3, H, W)`."""
+    """Decodes by torchvision where that can, else by PIL; `(3, H, W)`."""
     if path.lower().endswith(_FAST_EXTENSIONS):
         with open(path, "rb") as file:
             data = file.read()

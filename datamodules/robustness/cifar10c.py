@@ -131,7 +131,7 @@ def _severities(images: Tensor, name: str) -> Iterator[np.ndarray]:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    """Under its name once it is whole."""
+    """Writes an array, which gets its name once it is whole."""
     with open(f"{path}.part", "wb") as file:
         np.save(file, array)
     os.replace(f"{path}.part", path)

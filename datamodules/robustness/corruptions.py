@@ -128,7 +128,7 @@ def brightness(x: Tensor, draws: Draws, amount: float) -> Tensor:
 
 
 def contrast(x: Tensor, draws: Draws, factor: float) -> Tensor:
-    """Towards the mean of each channel."""
+    """Moves each value towards the mean of its channel."""
     mean = x.mean(dim=(2, 3), keepdim=True)
     return (x - mean) * factor + mean
 
@@ -159,7 +159,7 @@ def pixelate(x: Tensor, draws: Draws, factor: float) -> Tensor:
 
 
 def jpeg_compression(x: Tensor, draws: Draws, quality: int) -> Tensor:
-    """Through a JPEG of that quality."""
+    """Encodes and decodes the image as a JPEG of this quality."""
 
     def compressed(image: Image.Image) -> Image.Image:
         file = BytesIO()

@@ -178,5 +178,5 @@ def _vit_attention(attn: nn.Module, x: Tensor) -> Tensor:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    """Of the last axis, in nats."""
+    """Entropy along the last axis, in nats."""
     return torch.special.entr(p).sum(dim=-1)

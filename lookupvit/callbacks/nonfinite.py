@@ -37,9 +37,9 @@ class SkipNonFinite(Callback):
     folder, with the files of its batch where the data name them.
 
     A fused optimiser skips the step on the device (by its `found_inf`), so the host waits for nothing: it learns of a
-    skipped step when the next one is ready, or when the epoch ends. Any other optimiser waits for the host. With a
-    gradient scaler (`16-mixed`), gradients that overflow are the scaler's affair, which skips the step and lowers its
-    scale; here count a non-finite loss, and gradients that overflow at a scale below 1.
+    skipped step when the next one is ready, or when the epoch ends. Any other optimiser waits for the host. A gradient
+    scaler (`16-mixed`) itself skips steps whose gradients overflow, and lowers its scale. Such a step counts here only
+    if the loss is not finite, or if the scale is below 1.
 
     Args:
         patience: Steps in a row after which the run stops.
@@ -94,7 +94,7 @@ class SkipNonFinite(Callback):
         flags = Later(torch.stack([left_out, own_loss.float()]))
         self._pending = _Step(trainer.global_step, self._batches, flags)
         self._bad_loss, self._batches = None, []
-        if scaler is not None:  # it has looked at the gradients already; a bad loss with good ones is news to it
+        if scaler is not None:  # it has seen the gradients already, but not a non-finite loss
             for found in scaler._found_inf_per_device(optimizer).values():
                 found.copy_(torch.maximum(found, left_out))
         elif _skips_on_device(optimizer):

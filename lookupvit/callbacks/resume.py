@@ -1,4 +1,4 @@
-"""Exact resume: restores the training loader, and says what cannot be exact with other ranks or batches."""
+"""Exact resume: restores the training loader, and says what other ranks or batches make inexact."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from lookupvit.writing import say
 
 
 class ExactResume(Callback):
-    """Puts the training loader where the checkpoint left it; says what other ranks or batches make inexact."""
+    """Lets the training loader go on where the checkpoint left it, and says what is not exact after the resume."""
 
     def __init__(self) -> None:
         self._states: list[dict[str, Any]] = []

@@ -17,12 +17,12 @@ class StabilityMonitor(Callback):
     """Writes, every `every_n_steps` optimiser steps, three numbers per layer to the logger.
 
     * `stability/grad_norm/LAYER`: norm of the gradient, before clipping;
-    * `stability/entropy/LAYER`: mean entropy of the gather attention, over its largest value: 0 looks at one lookup
-      token, 1 at all alike;
+    * `stability/entropy/LAYER`: mean entropy of the gather attention over the largest possible one: 0 looks at one
+      lookup token, 1 at all of them alike;
     * `stability/max_logit/LAYER`: largest absolute score before the softmax.
 
-    The last two are of the first two samples of rank 0, at the step's own compressed size; not under FSDP (no rank has
-    whole layers) nor `compile`.
+    The last two are measured on the first two samples of rank 0, at the compressed size of the step. They are left out
+    under FSDP, where no rank has whole layers, and under `compile`.
 
     Args:
         every_n_steps: Optimiser steps between two points.
@@ -79,7 +79,7 @@ class StabilityMonitor(Callback):
 
 @torch.no_grad()
 def attention_spread(block: LookupViTBlock, compressed: Tensor, lookup: Tensor) -> tuple[Tensor, Tensor]:
-    """Of one block's gather attention: mean entropy over its largest value, and the largest absolute score.
+    """The gather attention of one block: its mean entropy over the largest possible one, and its largest score.
 
     Args:
         block: The block.

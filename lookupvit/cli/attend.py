@@ -83,7 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--count", type=as_count, default=6, help="images at most, evenly spread over those found (6)")
     parser.add_argument("--size", type=as_size, metavar="HxW", help="compressed size; the model's own by default")
     parser.add_argument("--layer", type=int, default=-1, help="block of the gather pictures; -1 is the last")
-    parser.add_argument("--head", type=int, help="its attention head, from 0; the mean of all by default")
+    parser.add_argument(
+        "--head", type=int, help="attention head of the gather pictures, from 0; the mean of all by default"
+    )
     parser.add_output_dir("outputs/attend")
     return parser
 

@@ -203,13 +203,15 @@ def _shape(text: str) -> tuple[int, int]:
 def _model_options(one: OneLineParser, tome: tuple[int, ...] = (8, 13, 16)) -> None:
     one.add_argument("--model", default="base", help="tiny, small, base, large or huge; patches of 16 pixels")
     one.add_argument("--sizes", type=int, nargs="+", default=[3, 5, 7, 10], help="compressed sizes, s for s x s")
-    one.add_argument("--tome", type=int, nargs="*", default=list(tome), help="r of ToMe; nothing leaves it out")
+    one.add_argument("--tome", type=int, nargs="*", default=list(tome), help="numbers r of ToMe; none leaves ToMe out")
 
 
 def _common_options(one: OneLineParser) -> None:
     one.add_argument("--device", default="cpu", help="cpu or cuda")
     one.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
-    one.add_argument("--precision", choices=("highest", "high", "medium"), default="highest", help="of fp32 products")
+    one.add_argument(
+        "--precision", choices=("highest", "high", "medium"), default="highest", help="precision of fp32 products"
+    )
     one.add_argument("--compile", nargs="?", const="default", choices=("default", "reduce-overhead", "max-autotune"))
     one.add_argument("--threads", type=int, help="CPU threads")
     one.add_argument("--rounds", type=int, default=9, help=f"rounds, {MIN_ROUNDS} or more")

@@ -154,6 +154,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", default="bad_files.txt", help="the list, for --data.exclude (bad_files.txt)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 checks in this one")
     parser.add_argument(
-        "--quick", action="store_true", help="of videos, all packets but only the first and the last frame"
+        "--quick", action="store_true", help="read all packets of videos, but decode only their first and last frame"
     )
     return parser

@@ -89,7 +89,7 @@ def _sentence(path: Path, model: nn.Module, sizes: list, fused: Preprocessing | 
 def _write_folder(args: argparse.Namespace, model: nn.Module, console: Console) -> None:
     for name in ("compressed_size", "head", "preprocessing", "probabilities", "separate"):
         if getattr(args, name):
-            raise ValueError(f"--{name} is of programs: a folder holds the model, which takes it in each call")
+            raise ValueError(f"--{name} is for programs: a folder holds the model, which takes it in each call")
     if args.output is None:
         raise ValueError("--format folder needs --output DIR")
     with whole_files(args.output) as folder:
@@ -118,8 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--head", choices=HEADS, help="one head alone; the model's own by default")
     parser.add_argument("--preprocessing", action="store_true", help="fused: uint8 (B, Y, X, 3) in, probabilities out")
     parser.add_argument("--probabilities", choices=PROBABILITIES, help="with --preprocessing; the checkpoint's loss")
-    parser.add_argument("--mean", type=float, nargs=3, metavar="M", help="of each channel, of pixels in 0..1")
-    parser.add_argument("--std", type=float, nargs=3, metavar="S", help="of each channel")
+    parser.add_argument("--mean", type=float, nargs=3, metavar="M", help="mean of each channel, for pixels in 0..1")
+    parser.add_argument("--std", type=float, nargs=3, metavar="S", help="standard deviation of each channel")
     parser.add_argument(
         "--attention",
         choices=("auto", "plain", "absorbed"),

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt of lookupvit fit, or folder of save_pretrained")
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20], help="numbers of neighbours (10 20)")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the weights of the votes (0.07)")
+    parser.add_argument("--temperature", type=float, default=0.07, help="temperature of the votes' weights (0.07)")
     parser.add_argument("--compressed_size", type=as_size, nargs="+", metavar="HxW", help="the model's own by default")
     parser.add_argument("--tokens", choices=TOKENS, default="compressed", help="which tokens are pooled (compressed)")
     parser.add_argument("--split", choices=("test", "val"), default="val", help="which images are classified (val)")

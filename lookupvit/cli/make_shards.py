@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="name of the split in _info.json (that of its folder)")
     parser.add_argument("--max_count", type=int, default=10000, help="images of a shard at most (10000)")
     parser.add_argument("--max_size", type=float, default=1e9, help="bytes of a shard at most (1e9)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the images (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of the images (0)")
     parser.add_argument(
         "--exclude", metavar="FILE", help="a list of images to leave out, of check-data or this command"
     )

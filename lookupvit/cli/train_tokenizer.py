@@ -28,7 +28,7 @@ def train_tokenizer_command(argv: list[str]) -> None:
         dest="annotations",
         default="auto",
         metavar="NAME",
-        help=f"its layout ({', '.join(LAYOUTS)}) or a .json file",
+        help=f"layout of the data set ({', '.join(LAYOUTS)}) or a .json file",
     )
     parser.add_argument(
         "--captions",
