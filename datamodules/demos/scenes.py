@@ -154,14 +154,8 @@ class ScenesDataModule(Rendered, COCOCaptionsDataModule):
         context_length: int = 32,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root=root,
-            img_size=img_size,
-            crop_padding=crop_padding,
-            tokenizer_type=tokenizer_type,
-            context_length=context_length,
-            **kwargs,
-        )
+        own = {"img_size": img_size, "crop_padding": crop_padding, "tokenizer_type": tokenizer_type}
+        super().__init__(root, context_length=context_length, **own, **kwargs)
         self.render_arguments = {"train_images": train_images, "val_images": val_images, "size": size}
         self.render_arguments["seed"] = render_seed
         self._scenes: dict[int, dict[str, Any]] | None = None

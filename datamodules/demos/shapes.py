@@ -214,15 +214,8 @@ class DemoDataModule(Rendered, ImageFolderDataModule):
         cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root=root,
-            img_size=img_size,
-            crop_padding=crop_padding,
-            crop_pct=crop_pct,
-            num_classes=num_classes,
-            cache=cache,
-            **kwargs,
-        )
+        own = {"img_size": img_size, "crop_padding": crop_padding, "crop_pct": crop_pct}
+        super().__init__(root, num_classes=num_classes, cache=cache, **own, **kwargs)
         self.render_arguments = {"train_per_class": train_per_class, "val_per_class": val_per_class, "size": size}
         self.render_arguments["seed"] = render_seed
 

@@ -44,18 +44,9 @@ class CIFAR10DataModule(ImageFolderDataModule):
         cache: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            root=root,
-            img_size=img_size,
-            crop_padding=crop_padding,
-            crop_pct=crop_pct,
-            mean=mean,
-            std=std,
-            val_split=val_split,
-            num_classes=num_classes,
-            cache=cache,
-            **kwargs,
-        )
+        own = {"img_size": img_size, "crop_padding": crop_padding, "crop_pct": crop_pct, "mean": mean, "std": std}
+        own |= {"val_split": val_split, "num_classes": num_classes, "cache": cache}
+        super().__init__(root, **own, **kwargs)
         self.archive = archive
 
     def _known_classes(self) -> list[str] | None:
