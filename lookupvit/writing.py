@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 _PARTIAL = ".partial"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
@@ -67,6 +65,8 @@ def whole_files(folder: str | Path) -> Iterator[Path]:
 
 def say(text: str, error: bool = False) -> None:
     """Prints text for the user as it is, without wrapping, markup or colours; with `error` to stderr."""
+    from rich.console import Console  # not needed to write files: some GPU machines lack it
+
     Console(stderr=error).print(text, soft_wrap=True, highlight=False, markup=False)
 
 
