@@ -26,10 +26,7 @@ def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
 
     Args:
         runs: TensorBoard folder of each run, by label.
-        path: Picture to write (PNG or SVG).
-
-    Returns:
-        `path`.
+        path: Picture to write (PNG or SVG), which is returned.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     loss, top1 = figure.subplots(1, 2)
@@ -55,10 +52,7 @@ def plot_differences(points: dict[str, tuple[float, float | None]], label: str, 
     Args:
         points: (difference, deviation or None) by name.
         label: Label of the axis.
-        path: Picture to write (PNG or SVG).
-
-    Returns:
-        `path`.
+        path: Picture to write (PNG or SVG), which is returned.
     """
     figure = Figure(figsize=(5.5, 0.8 + 0.26 * max(len(points), 1)), layout="constrained")
     axes = figure.subplots()

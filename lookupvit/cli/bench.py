@@ -62,9 +62,6 @@ def parser() -> argparse.ArgumentParser:
 def bench_main(argv: list[str] | None = None) -> None:
     """Runs one suite, prints its table and writes it to the output folder.
 
-    Args:
-        argv: Arguments after `lookupvit bench`; those of the process by default.
-
     Raises:
         ValueError: For arguments that do not exist or do not fit, in one line.
     """

@@ -33,9 +33,6 @@ The exit code is 0 if every file is good, 1 if some are bad, 2 if the arguments 
 def check_data(argv: list[str]) -> int:
     """Decodes the files that the arguments name, with a progress bar.
 
-    Args:
-        argv: Arguments after `lookupvit check-data`.
-
     Returns:
         The exit code: 0 if every file is good, 1 if some are bad.
 

@@ -27,9 +27,6 @@ from lookupvit.model.zoo import create_model
 def cost(argv: list[str]) -> None:
     """Prints the table of costs, or answers a budget; writes files where `--output` is given.
 
-    Args:
-        argv: Arguments after `lookupvit cost`.
-
     Raises:
         ValueError: For arguments that do not fit, in one line.
     """

@@ -23,9 +23,6 @@ FOLDER = "folder"
 def export(argv: list[str]) -> None:
     """Writes the files, each compared with the model, and says what they take and give.
 
-    Args:
-        argv: Arguments after `lookupvit export`.
-
     Raises:
         ValueError, FileNotFoundError: For arguments that do not fit, or a program that differs from the model.
     """

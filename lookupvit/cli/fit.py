@@ -33,9 +33,6 @@ from lookupvit.tasks.base import Task
 def run(argv: list[str]) -> "LookupViTCLI":
     """Runs one of the Trainer's commands.
 
-    Args:
-        argv: The command and its arguments.
-
     Raises:
         ValueError: If the arguments do not fit; the message is one line.
     """

@@ -21,9 +21,6 @@ from lookupvit.tasks.belonging import say_untrained
 def knn(argv: list[str]) -> None:
     """Classifies each image of a split by its nearest training images, at one or several compressed sizes.
 
-    Args:
-        argv: Arguments after `lookupvit knn`.
-
     Raises:
         ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """

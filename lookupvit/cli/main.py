@@ -60,9 +60,6 @@ more:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
-    Args:
-        argv: Arguments without the program's name; None takes those of the process.
-
     Returns:
         The exit code: 0; 2 after a user's mistake, which is told in one line on stderr; 1 where `check-data` found bad
         files. Any other exception is a bug and passes through.

@@ -30,9 +30,6 @@ examples:
 def make_shards(argv: list[str]) -> None:
     """Writes the shards of one split, then `_info.json`, which makes them one; with a progress bar.
 
-    Args:
-        argv: Arguments after `lookupvit make-shards`.
-
     Raises:
         ValueError, FileNotFoundError: For arguments or data that do not fit, and for a disk that takes no more.
     """

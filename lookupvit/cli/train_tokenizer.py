@@ -11,9 +11,6 @@ from lookupvit.writing import whole
 def train_tokenizer_command(argv: list[str]) -> None:
     """Trains a tokenizer and writes it; of a data set only the annotations are read, not the images.
 
-    Args:
-        argv: Arguments after `lookupvit train-tokenizer`.
-
     Raises:
         ValueError: For arguments or captions that do not fit, in one line.
         FileNotFoundError: If the captions are missing.
