@@ -36,9 +36,6 @@ def count_macs(
         img_size: Pixels, int or (height, width); the model's own by default.
         compressed_size: Compressed grid; the model's own by default.
         head: "compressed" to count that head alone.
-
-    Returns:
-        Multiply-adds.
     """
     twin = deepcopy(model).to("meta").eval()
     size = to_2tuple(model.img_size if img_size is None else img_size)

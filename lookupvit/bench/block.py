@@ -47,9 +47,6 @@ def block(
         rounds: At least 7 for figures that are to be quoted.
         min_seconds: See `interleave`.
 
-    Returns:
-        The table.
-
     Raises:
         ValueError: For a path that does not exist, or heads that do not divide D.
     """

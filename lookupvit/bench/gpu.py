@@ -67,9 +67,6 @@ def best_batch(time_batch: Callable[[int], float | None], limit: int = MAX_BATCH
         limit: Largest batch to try.
         gain: Stop when two doublings in a row bring less than this factor (one can be an accident of tiling).
 
-    Returns:
-        A batch.
-
     Raises:
         ValueError: If not even one image fits.
     """
@@ -94,9 +91,6 @@ def run(plan: Plan, output: str | Path = "outputs/bench") -> list[Report]:
     Args:
         plan: What to run.
         output: Folder.
-
-    Returns:
-        The reports.
 
     Raises:
         ValueError: If the device is not there.

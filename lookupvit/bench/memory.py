@@ -17,9 +17,6 @@ def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> 
     Args:
         forward: Computes a loss with gradients.
         parameters: Tensors that exist anyway: parameters and buffers.
-
-    Returns:
-        Bytes.
     """
     known = {StorageWeakRef(p.untyped_storage()) for p in parameters}
     kept = {}  # holds the storages themselves: a freed one could lend its address to the next

@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def bench_main(argv: list[str] | None = None) -> None:
-    """Runs one suite, prints its table and writes it to the output folder.
+    """Runs one suite, given by `argv` or else by the process; prints its table and writes it to the output folder.
 
     Raises:
         ValueError: For arguments that do not exist or do not fit, in one line.

@@ -58,7 +58,7 @@ more:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command.
+    """Runs one command, given by `argv` or else by the arguments of the process.
 
     Returns:
         The exit code: 0; 2 after a user's mistake, which is told in one line on stderr; 1 where `check-data` found bad
