@@ -1,4 +1,4 @@
-"""The encoder of a captioner from a file of weights: of a classifier, of another captioner, or of a plain ViT."""
+"""Reads the encoder of a captioner from the weights of a classifier, of another captioner, or of a plain ViT."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from lookupvit.weights.load import other_options
 def load_encoder(
     encoder: nn.Module, source: str | Path, pixels: Pixels | None = None, verbose: bool = True
 ) -> str | None:
-    """Starts an encoder from other weights, as `initialise`, and lets it see the data's images as its own.
+    """Starts an encoder from other weights, as `initialise` does, and makes up for another normalisation of the data.
 
     Args:
         encoder: A `LookupViT` or `ViT`.

@@ -74,7 +74,7 @@ def choose_size(
     """Chooses the largest size within a budget, among those that the model was trained at, and prints the choice.
 
     Args:
-        model: A `LookupViT`; for a budget of time on the device, and in the precision, that it is to run in.
+        model: A `LookupViT`. For a budget of time it must be on the device, and in the precision, of the run.
         gmacs: GMACs per image.
         ms: Instead, milliseconds per call with one image, measured here and now.
         contents: What its checkpoint says.
@@ -106,14 +106,14 @@ def choose_size(
 
 
 def say_sizes(model: nn.Module, contents: Contents, sizes: Sequence[Size], head: str | None) -> None:
-    """One line for each compressed size that is about to run: what it costs, and what it is known to score."""
+    """Prints for each compressed size that is about to run what it costs, and its score if that is known."""
     for size in dict.fromkeys(sizes):
         gmacs = sum(model_macs(model, model.img_size, size, head=head).values()) / 1e9
         say(f"{size_name(size)}: {gmacs:.4g} GMACs per image; {contents.about(size)}{_of_pixels(model, contents)}")
 
 
 def _of_pixels(model: nn.Module, contents: Contents) -> str:
-    """What a known score does not hold for: another image size than that of the training."""
+    """Says that a known score is of another image size than the present one; empty where it is of the same size."""
     if contents.img_size is None or contents.img_size == tuple(model.img_size):
         return ""
     own, here = (size_name(size) for size in (contents.img_size, model.img_size))
@@ -121,7 +121,7 @@ def _of_pixels(model: nn.Module, contents: Contents) -> str:
 
 
 def say_untrained(contents: Contents, sizes: Sequence[Size | None]) -> None:
-    """Prints a warning of the sizes that will run although the model was not trained at them."""
+    """Warns about the sizes that will run although the model was not trained at them."""
     if untrained := contents.untrained(sizes):
         trained = ", ".join(map(size_name, contents.trained_sizes))
         say(
