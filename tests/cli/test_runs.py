@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_main import CONFIG, error_of
+from test_main import error_of
+from tiny import write_config
 
 from datamodules.demos.scenes import render_scenes
 from lookupvit.cli.common.run_folder import claim, lock
@@ -21,7 +22,7 @@ QUIET = ["--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
 
 @pytest.fixture
 def config(tmp_path: Path, image_tree: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(CONFIG.format(root=image_tree, output=tmp_path / "outputs"))
+    write_config(tmp_path, image_tree, "outputs", depth=2)
     return tmp_path / "tiny.yaml"
 
 
