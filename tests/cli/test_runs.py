@@ -22,8 +22,7 @@ QUIET = ["--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0"]
 
 @pytest.fixture
 def config(tmp_path: Path, image_tree: Path) -> Path:
-    write_config(tmp_path, image_tree, "outputs", depth=2)
-    return tmp_path / "tiny.yaml"
+    return write_config(tmp_path, image_tree, "outputs", depth=2)
 
 
 def hold(run: Path, ready: Any) -> None:
