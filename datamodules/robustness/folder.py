@@ -94,12 +94,12 @@ class CorruptedFolderDataModule(ResizedTestSets, ImageFolderDataModule):
         for sample in folder.samples:
             by_class.setdefault(sample[1], []).append(sample)
         return [
-            own[i * len(own) // min(wanted, len(own))] for own in by_class.values() for i in range(min(wanted, len(own)))
+            own[i * len(own) // min(wanted, len(own))]
+            for own in by_class.values()
+            for i in range(min(wanted, len(own)))
         ]
 
-    def _changed(
-        self, samples: list[tuple[str, int]], change: Callable[..., Tensor] | None = None
-    ) -> LabelledImages:
+    def _changed(self, samples: list[tuple[str, int]], change: Callable[..., Tensor] | None = None) -> LabelledImages:
         return _Changed(samples, self.pipeline(False).sample, change, self.skip_corrupt)
 
 

@@ -90,7 +90,7 @@ def prepare() -> ModuleType:
 
 @contextmanager
 def _numpy_seed(seed: int) -> Iterator[None]:
-    """numpy's global generator, seeded, and afterwards as it was."""
+    """The global generator of numpy, seeded, and afterwards as it was."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:
@@ -110,9 +110,7 @@ def _elastic_transform(pixels: np.ndarray, strength: float, sigma: float, corner
     moved = points + np.random.uniform(-corners, corners, points.shape)
     matrix = cv2.getAffineTransform(points.astype(np.float32), moved.astype(np.float32))
     image = cv2.warpAffine(pixels.astype(np.float32) / 255, matrix, (W, H), borderMode=cv2.BORDER_REFLECT_101)
-    right, down = (
-        strength * _blur(H, sigma) @ np.random.uniform(-1, 1, (H, W)) @ _blur(W, sigma).T for _ in range(2)
-    )
+    right, down = (strength * _blur(H, sigma) @ np.random.uniform(-1, 1, (H, W)) @ _blur(W, sigma).T for _ in range(2))
     rows, columns = np.mgrid[:H, :W]
     places = [rows + down, columns + right]
     channels = [map_coordinates(image[..., c], places, order=1, mode="reflect") for c in range(3)]
