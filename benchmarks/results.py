@@ -5,6 +5,7 @@ docs/results/NAME.json is written by `lookupvit compare`, `sweep`, `ablate` or a
     compare   NAME
     sweep     NAME (one model for all sizes against one model per size) and NAME_everywhere (each model at every size)
     ablate    NAME
+    robustness NAME (clean, corrupted, by family) and NAME_sets (each corruption and each shift)
     benchmark NAME, from what `lookupvit.bench.report.Report` saved, with its command added
 
 They go between <!-- table: NAME --> and <!-- end -->, with command, hardware and seeds. Other text is not changed.
@@ -18,14 +19,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from statistics import mean, stdev
 
+from datamodules.robustness.imagenet_c import FAMILIES
 from lookupvit.bench.report import Report, settings_line
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 BLOCK = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
 
+SEED = re.compile(r"_seed(\d+)")  # in the name of a model
+
 PAPER = "the paper's claim"
 CLAIMS = {  # by a part of the log's name: only what docs/REPRODUCTION.md quotes
     "video": "SSv2: 5 to 6 points above ViViT at half of the operations",
+    "imagenette_c": "ImageNet-C, -R, -A, -O: up to 4 points above ViT",
     "cifar10c": "ImageNet-C, -R, -A, -O: up to 4 points above ViT",
 }
 
@@ -50,6 +55,9 @@ def tables(folder: Path) -> dict[str, str]:
             found[file.stem] = _about(document) + _multi(document, claim)
             alone = {key: value for key, value in document.items() if key != "seed1"}  # has no figures of other sizes
             found[f"{file.stem}_everywhere"] = _about(alone) + _sizes(document, claim)
+        elif "models" in document:
+            found[file.stem] = _about(document) + _robustness(document, claim)
+            found[f"{file.stem}_sets"] = _about(document) + _robustness_sets(document)
         elif "title" in document:
             found[file.stem] = _benchmark(document)
         elif "runs" in document:
@@ -92,6 +100,8 @@ def _about(document: dict) -> str:
     hardware = document.get("hardware") or f"{place['device']}, {place['threads']} threads"
     if "baseline" in document:
         seeds = [run["seed"] for run in document["runs"][document["baseline"]]]
+    elif "models" in document:
+        seeds = sorted({int(match[1]) for one in document["models"] if (match := SEED.search(one["model"]))})
     elif "trainings" in document:
         seeds = sorted({one["seed"] for one in document["trainings"]} | ({1} if "seed1" in document else set()))
     else:
@@ -99,7 +109,8 @@ def _about(document: dict) -> str:
     listed = ", ".join(map(str, seeds))
     torch = document.get("torch") or place["torch"]
     later = f" Seed 1, run later: {document['seed1']['note']}." if "seed1" in document else ""
-    return f"`{document['command']}`; {hardware}; torch {torch}; seed{'s' * (len(seeds) > 1)} {listed}.{later}\n\n"
+    which = f"; seed{'s' * (len(seeds) > 1)} {listed}" if seeds else ""
+    return f"`{document['command']}`; {hardware}; torch {torch}{which}.{later}\n\n"
 
 
 def _benchmark(document: dict) -> str:
@@ -174,6 +185,53 @@ def _ablation(document: dict, claim: str) -> str:
         )
     header = ["variant", "compressed", "parameters", "MMACs", "top-1 %", "difference by seed", "training, s", PAPER]
     return _table(header, rows)
+
+
+def _by_variant(document: dict) -> dict[tuple[str, str | None], list[dict]]:
+    """The models of `lookupvit robustness` by name without seed and by compressed size, in order of their seeds."""
+    found: dict[tuple[str, str | None], list[dict]] = {}
+    for one in document["models"]:
+        found.setdefault((SEED.sub("", one["model"]), one["compressed_size"]), []).append(one)
+    return found
+
+
+def _of_family(model: dict, family: list[str]) -> float:
+    return mean(mean(model["top1_by_severity"][name]) for name in family)
+
+
+def _robustness(document: dict, claim: str) -> str:
+    variants = _by_variant(document)
+    base = next(iter(variants.values()))
+    families = {name: parts for name, parts in FAMILIES.items() if set(parts) <= set(base[0]["top1_by_severity"])}
+    rows = []
+    for (name, size), models in variants.items():
+        apart = [one["corrupted"] - other["corrupted"] for one, other in zip(models, base, strict=False)]
+        rows.append(
+            [
+                name,
+                size or "-",
+                f"{1000 * models[0]['gmacs']:.4g}",
+                cell([one["clean"] for one in models]),
+                cell([one["corrupted"] for one in models]),
+                "" if models is base else cell(apart, "+"),
+                cell([one["relative_drop"] for one in models]),
+                *(cell([_of_family(one, parts) for one in models]) for parts in families.values()),
+                f"{mean(one['corrupted_error'] for one in models):.2f}",
+                "" if rows else claim,
+            ]
+        )
+    header = ["model", "compressed", "MMACs", "clean, top-1 %", "corrupted", "difference by seed", "relative drop, %"]
+    return _table([*header, *families, "error of the images", PAPER], rows)
+
+
+def _robustness_sets(document: dict) -> str:
+    variants = _by_variant(document)
+    first = document["models"][0]
+    names = [f"{name} {size}" if size else name for name, size in variants]
+    rows = [[one, *(cell([m["sets"][one] for m in models]) for models in variants.values())] for one in first["sets"]]
+    for part in first["top1_by_severity"]:
+        rows.append([part, *(cell([mean(m["top1_by_severity"][part]) for m in ms]) for ms in variants.values())])
+    return _table(["top-1 % on", *names], rows)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from datamodules.images.datamodule import ImageFolderDataModule
 from datamodules.images.imagenet import ImageNetDataModule
 from datamodules.images.imagenet21k import ImageNet21kDataModule
 from datamodules.robustness.cifar10c import CIFAR10CDataModule
+from datamodules.robustness.folder import CorruptedFolderDataModule
 from datamodules.robustness.imagenet import ImageNetRobustnessDataModule
 from datamodules.shards.datamodule import WebDatasetDataModule
 from datamodules.video.kinetics import KineticsDataModule
@@ -18,6 +19,7 @@ __all__ = [
     "CIFAR10CDataModule",
     "CIFAR10DataModule",
     "COCOCaptionsDataModule",
+    "CorruptedFolderDataModule",
     "DemoDataModule",
     "ImageFolderDataModule",
     "ImageNet21kDataModule",

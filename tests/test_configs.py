@@ -71,7 +71,7 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
         return ["--data.root", str(folder / "clips"), "--data.img_size", "16", "--data.short_side", "[16, 18]", *frames]
     if file.parent.name == "captioning" or file.stem.startswith("demo_caption"):
         return tiny_captions(file, folder)
-    if file.parent.name in ("experiments", "ablation"):
+    if file.parent.name in ("experiments", "ablation", "learning_rate"):
         return ["--data.root", str(write_tree(folder / "cifar", tuple(CLASSES), {"train": 1, "test": 1}, size=32))]
     return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
 

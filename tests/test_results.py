@@ -61,6 +61,36 @@ def test_what_a_benchmark_saved_is_a_table_with_its_command(results: ModuleType,
     )
 
 
+def test_robustness_worked_out_by_hand(results: ModuleType, tmp_path: Path) -> None:
+    def model(name: str, size: str | None, clean: float, fog: list[float], noise: list[float]) -> dict:
+        families = {"noise": ("gaussian_noise", "shot_noise", "impulse_noise")}
+        severities = {"fog": fog, **dict.fromkeys(families["noise"], noise)}
+        corrupted = statistics.mean(statistics.mean(values) for values in severities.values())
+        figures = {"clean": clean, "corrupted": corrupted, "relative_drop": 100 * (1 - corrupted / clean)}
+        more = {"corrupted_error": 1.5, "sets": {"clean": clean, "sketch": clean / 4}, "top1_by_severity": severities}
+        return {"model": name, "compressed_size": size, "gmacs": 0.25, **figures, **more}
+
+    document = {
+        "command": "lookupvit robustness A B",
+        "environment": {"device": "CPU", "threads": 1, "torch": "2.15"},
+        "models": [
+            model("vit_seed0", None, 80.0, [60, 40], [70, 50]),
+            model("vit_seed1", None, 84.0, [60, 40], [66, 46]),
+            model("mine_seed0", "3x3", 80.0, [64, 44], [70, 50]),
+            model("mine_seed1", "3x3", 80.0, [62, 42], [66, 46]),
+        ],
+    }
+    (tmp_path / "photos.json").write_text(json.dumps(document))
+    tables = results.tables(tmp_path)
+    assert tables["photos"].startswith("`lookupvit robustness A B`; CPU, 1 threads; torch 2.15; seeds 0, 1.\n")
+    # ViT: (50 + 3 * 60) / 4 = 57.5 and (50 + 3 * 56) / 4 = 54.5; noise 60 and 56. Mine: 58.5 and 55, +1 and +0.5.
+    assert "| vit | - | 250 | 82.00 ± 2.83 | 56.00 ± 2.12 |  | 31.62 ± 4.95 | 58.00 ± 2.83 | 1.50 |" in tables["photos"]
+    assert "| mine | 3x3 | 250 | 80.00 ± 0.00 | 56.75 ± 2.47 | +0.75 ± 0.35 |" in tables["photos"]
+    assert "| top-1 % on | vit | mine 3x3 |" in tables["photos_sets"]
+    assert "| sketch | 20.50 ± 0.71 | 20.00 ± 0.00 |" in tables["photos_sets"]
+    assert "| fog | 50.00 ± 0.00 | 53.00 ± 1.41 |" in tables["photos_sets"]
+
+
 @pytest.mark.parametrize(("log", "folder"), [("ablation", "configs/experiments/ablation"), ("video_motion", "configs")])
 def test_a_configuration_expects_what_its_log_says(log: str, folder: str) -> None:
     runs = json.loads((ROOT / "docs" / "results" / f"{log}.json").read_text())["runs"]

@@ -1,10 +1,9 @@
 """The 15 corruptions of CIFAR-10-C at 5 severities, for data that no published corrupted version exists of.
 
 Written from the published definitions (Hendrycks and Dietterich, arXiv 1903.12261) with the severities of CIFAR-10-C.
-The package imagecorruptions (1.1.2 is its last version) cannot replace them: it imports `pkg_resources`, which
-setuptools no longer has, and knows only the severities of ImageNet-C. Two things differ from the published arrays:
-frost is a drawn texture, not a photograph of frost; and blurs, zooms and warps are torch's, which differ from OpenCV's
-and ImageMagick's at the borders and in rounding.
+The package behind `datamodules.robustness.imagenet_c` cannot replace them: it knows only the severities of ImageNet-C.
+Two things differ from the published arrays: frost is a drawn texture, not a photograph of frost; and blurs, zooms and
+warps are torch's, which differ from OpenCV's and ImageMagick's at the borders and in rounding.
 
 Every image is corrupted by its own seed: the result depends on nothing else in its batch.
 

@@ -9,12 +9,12 @@ from torch.utils.data import Dataset
 from datamodules.images.folder import EXTENSIONS, LabelledImages, find_class_folders, is_image_in
 from datamodules.images.imagenet import ImageNetDataModule
 from datamodules.images.names import imagenet_wnids
-from datamodules.images.transforms import Pipeline, eval_transform
+from datamodules.images.transforms import eval_transform
 from datamodules.robustness.corruptions import CORRUPTIONS, SEVERITIES
-from datamodules.robustness.sets import SeveralTestSets, TestSet
+from datamodules.robustness.sets import ResizedTestSets, TestSet
 
 
-class ImageNetRobustnessDataModule(SeveralTestSets, ImageNetDataModule):
+class ImageNetRobustnessDataModule(ResizedTestSets, ImageNetDataModule):
     """Every robustness set of ImageNet that is on disk, in one test.
 
     The layouts are those of the archives: `CORRUPTION/SEVERITY/WNID/*.JPEG` for -C (also below the folders `noise`,
@@ -124,13 +124,6 @@ class ImageNetRobustnessDataModule(SeveralTestSets, ImageNetDataModule):
                 data = self._tree(places[name] / str(severity))[0]
                 data.transform = eval_transform(self.img_size, self.options | {"crop_pct": 1.0}).resize
                 yield TestSet("imagenet-c", name, severity), data
-
-    def _build_pipeline(self, training: bool) -> Pipeline:
-        """In evaluation each image is resized by itself: one batch holds images of sets that are resized otherwise."""
-        pipeline = super()._build_pipeline(training)
-        if not training:
-            pipeline.sample, pipeline.resize = pipeline.resize, None
-        return pipeline
 
     def _tree(self, folder: Path, by_number: bool = False) -> tuple[LabelledImages, tuple[int, ...]]:
         """The images of class folders, and the indices of the classes that are there."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.images.transforms import Pipeline
+
 
 @dataclass(frozen=True)
 class TestSet:
@@ -86,3 +88,13 @@ class SeveralTestSets:
     def test_dataloader(self) -> DataLoader:
         """Batches `(images (B, 3, H, W), [targets (B,), sets (B,)])`."""
         return self._loader("test")
+
+
+class ResizedTestSets(SeveralTestSets):
+    """`SeveralTestSets` whose images are resized one by one, before they are put into a batch."""
+
+    def _build_pipeline(self, training: bool) -> Pipeline:
+        pipeline = super()._build_pipeline(training)
+        if not training:
+            pipeline.sample, pipeline.resize = pipeline.resize, None
+        return pipeline

@@ -26,6 +26,7 @@ COMMANDS = {
     **TRAINER_COMMANDS,
     "compare": ("compare.compare", "train and test several configurations: one table and the curves"),
     "sweep": ("sweep.sweep.sweep", "accuracy against cost at many compressed sizes, of checkpoints or trained first"),
+    "robustness": ("robustness.robustness", "checkpoints on corrupted and shifted images, in one pass; resumable"),
     "attend": ("attend.attend", "where a model looks: gather maps, roll-out, entropy and diversity"),
     "ablate": ("ablate.ablate", "a baseline and its variants, several seeds each; resumable"),
     "cost": ("cost.cost", "multiply-adds, parameters and memory of a model; the largest size within a budget"),

@@ -32,6 +32,7 @@ ALEXNET_ERRORS = {
     "pixelate": 0.717840,
     "jpeg_compression": 0.606500,
 }
+CLEAN = "clean"  # the set of the images as they are, before they were corrupted
 _RELATIVE = "imagenet-c"  # the set whose errors are divided by AlexNet's
 
 
@@ -44,6 +45,8 @@ class RobustnessScores(Metric):
 
     * `SET/top1`: top-1 accuracy of a set without corruptions;
     * `SET/mean_error`: top-1 error of a corrupted set, averaged over severities and then over corruptions;
+    * `SET/relative_drop`: the share of the accuracy on the same clean images that the corruptions cost, one minus the
+      mean accuracy over the clean one. It needs a set `clean`;
     * `imagenet-c/mce`: the same with the error of each corruption divided by AlexNet's, in per cent (AlexNet has 100).
       It needs all 15 corruptions at all 5 severities. All other measures are shares, from 0 to 1;
     * `SET/aupr`: average precision (the area under the precision-recall curve) of detecting unknown classes. The score
@@ -69,18 +72,13 @@ class RobustnessScores(Metric):
         """Adds logits `(B, C)` of images with classes `(B,)` from the sets `(B,)`."""
         for place in places.unique().tolist():
             mine = places == place
-            own, wanted, classes = logits[mine].float(), targets[mine], self.sets[place].classes
+            own = logits[mine].float()
             if place in self._detecting:
                 known = own[:, self._detecting[place].to(own.device)].softmax(dim=1)
                 self.scores.append(-known.amax(dim=1))
                 self.members.append(places[mine])
                 continue
-            if classes is not None:  # restricted before the argmax
-                kept = torch.tensor(classes, device=own.device)
-                predicted = kept[own[:, kept].argmax(dim=1)]
-            else:
-                predicted = own.argmax(dim=1)
-            self.right[place] += (predicted == wanted).sum()
+            self.right[place] += hits_in(self.sets[place], own, targets[mine]).sum()
             self.seen[place] += len(own)
 
     def compute(self) -> dict[str, Any]:
@@ -91,18 +89,7 @@ class RobustnessScores(Metric):
             for i, s in enumerate(self.sets)
             if s.role == "accuracy"
         ]
-        summary = {}
-        for name in dict.fromkeys(row["set"] for row in rows):
-            own = [row for row in rows if row["set"] == name]
-            if not own[0]["part"]:
-                summary[f"{name}/top1"] = own[0]["top1"]
-                continue
-            errors = corruption_errors(own)
-            summary[f"{name}/mean_error"] = sum(errors.values()) / len(errors)
-            if name == _RELATIVE and set(errors) == set(ALEXNET_ERRORS) and len(own) == 5 * len(errors):
-                relative = [error / ALEXNET_ERRORS[part] for part, error in errors.items()]
-                summary[f"{name}/mce"] = 100 * sum(relative) / len(relative)
-        return {"rows": rows, "summary": summary | self._detection()}
+        return {"rows": rows, "summary": summary_of(rows) | self._detection()}
 
     def _detection(self) -> dict[str, float]:
         if not self._detecting:
@@ -117,6 +104,32 @@ class RobustnessScores(Metric):
             # The scores lie in [-1, 0]; torchmetrics would take numbers outside [0, 1] for logits.
             aupr[f"{name}/aupr"] = float(binary_average_precision(1 + scores[mine], positive.long()))
         return aupr
+
+
+def hits_in(test_set: TestSet, logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether logits `(B, C)`, restricted to the set's classes, are largest at the targets `(B,)`; `(B,)` bool."""
+    if test_set.classes is None:
+        return logits.argmax(dim=1) == targets
+    kept = torch.tensor(test_set.classes, device=logits.device)  # restricted before the argmax
+    return kept[logits[:, kept].argmax(dim=1)] == targets
+
+
+def summary_of(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The summary of `RobustnessScores` from its rows, without the detection of unknown classes."""
+    summary: dict[str, float] = {}
+    for name in dict.fromkeys(row["set"] for row in rows):
+        own = [row for row in rows if row["set"] == name]
+        if not own[0]["part"]:
+            summary[f"{name}/top1"] = own[0]["top1"]
+            continue
+        errors = corruption_errors(own)
+        mean_error = summary[f"{name}/mean_error"] = sum(errors.values()) / len(errors)
+        if clean := summary.get(f"{CLEAN}/top1"):
+            summary[f"{name}/relative_drop"] = 1 - (1 - mean_error) / clean
+        if name == _RELATIVE and set(errors) == set(ALEXNET_ERRORS) and len(own) == 5 * len(errors):
+            relative = [error / ALEXNET_ERRORS[part] for part, error in errors.items()]
+            summary[f"{name}/mce"] = 100 * sum(relative) / len(relative)
+    return summary
 
 
 def corruption_errors(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -38,6 +38,15 @@ def test_a_part_of_imagenet_c_has_no_mce() -> None:
     assert scores.compute()["summary"] == {"imagenet-c/mean_error": 0.5}
 
 
+def test_the_relative_drop_is_a_share_of_the_clean_accuracy() -> None:
+    scores = RobustnessScores([TestSet("clean"), TestSet("corrupted", "fog", 1), TestSet("corrupted", "snow", 1)])
+    for place, right in enumerate((8, 6, 4)):  # of 10
+        classes = [0] * right + [1] * (10 - right)
+        scores.update(one_hot_logits(classes), torch.zeros(10, dtype=torch.long), torch.full((10,), place))
+    expected = {"clean/top1": 0.8, "corrupted/mean_error": 0.5, "corrupted/relative_drop": 1 - 0.5 / 0.8}
+    assert scores.compute()["summary"] == pytest.approx(expected)
+
+
 def test_the_benchmark_s_corruptions() -> None:
     assert set(ALEXNET_ERRORS) == set(CORRUPTIONS) and len(CORRUPTIONS) == 15
 

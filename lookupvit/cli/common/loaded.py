@@ -20,7 +20,7 @@ from lookupvit.cli.common import stored
 from lookupvit.cli.common.errors import raise_cause
 from lookupvit.cli.common.explain import explain
 from lookupvit.grid import check_compressed_size, grid_of
-from lookupvit.tasks.belonging import say_untrained
+from lookupvit.tasks.belonging import first_difference, say, say_untrained
 
 CHOSEN = "chosen_by_file"  # options of a configuration of data that the checkpoint chose, not the user
 
@@ -162,6 +162,39 @@ def data_config(contents: Contents, overrides: list[str], img_size: tuple[int, i
         config = parse(known)
     chosen = trust.settle(config, "data", stored.CLASSES["data"], fitting=False)
     return {**stored.plain(config), CHOSEN: sorted(chosen)}
+
+
+def with_data(
+    loaded: list[Loaded], overrides: list[str], img_size: tuple[int, int] | None = None
+) -> list[tuple[LightningDataModule, list[Loaded]]]:
+    """The data to score models on, and the models that see the same images, so that they share their decoding.
+
+    Args:
+        loaded: Models, by different labels.
+        overrides: As for `data_config`, as is `img_size`.
+
+    Raises:
+        ValueError: In one line, if models and data do not go together.
+    """
+    groups: dict[str, list[Loaded]] = {}
+    for one in loaded:
+        config = data_config(one.contents, overrides, img_size)
+        groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(one)
+    found = []
+    for text, group in groups.items():
+        data = data_module(json.loads(text))
+        for one in group:
+            check_sizes(one, data.img_size)
+            if data.num_classes != one.subject.model.num_classes:
+                raise ValueError(
+                    f"{one.label} tells {one.subject.model.num_classes} classes apart and the data has "
+                    f"{data.num_classes}: give the data that it was trained on (--data.root)"
+                )
+            names, saved = getattr(data, "class_names", None), one.contents.class_names
+            if names and saved and (different := first_difference(saved, list(names))):
+                say(f"Warning: the classes are not those of {one.label}: {different}")
+        found.append((data, group))
+    return found
 
 
 def data_module(config: dict[str, Any], prepare: bool = True) -> LightningDataModule:

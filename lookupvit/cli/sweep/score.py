@@ -1,6 +1,5 @@
 """Scores all models and sizes in one pass over the data, then measures their times and memory in turn."""
 
-import json
 from dataclasses import dataclass, field
 
 import torch
@@ -15,9 +14,8 @@ from lookupvit.analysis.pareto import pareto_front
 from lookupvit.analysis.sweep import Size, accuracy, collect_logits
 from lookupvit.bench.memory import peak_bytes
 from lookupvit.bench.timing import interleave, timer_for
-from lookupvit.cli.common.loaded import Loaded, calibration_loader, check_sizes, data_config, data_module, loader_of
+from lookupvit.cli.common.loaded import Loaded, calibration_loader, loader_of, with_data
 from lookupvit.grid import size_name
-from lookupvit.tasks.belonging import first_difference, say
 
 _MIN_SECONDS = 0.05  # of one timing sample
 Logits = dict[str, dict[Size | None, Tensor]]
@@ -72,23 +70,7 @@ def score(
     # Every mistake is found before the first pass.
     plan = []
     for img_size in img_sizes:
-        groups: dict[str, list[Loaded]] = {}  # models that see the same images share their decoding
-        for one in loaded:
-            config = data_config(one.contents, overrides, img_size)
-            groups.setdefault(json.dumps(config, sort_keys=True, default=str), []).append(one)
-        for text, group in groups.items():
-            data = data_module(json.loads(text))
-            for one in group:
-                check_sizes(one, data.img_size)
-                if data.num_classes != one.subject.model.num_classes:
-                    raise ValueError(
-                        f"{one.label} tells {one.subject.model.num_classes} classes apart and the data has "
-                        f"{data.num_classes}: give the data that it was trained on (--data.root)"
-                    )
-                names, saved = getattr(data, "class_names", None), one.contents.class_names
-                if names and saved and (different := first_difference(saved, list(names))):
-                    say(f"Warning: the classes are not those of {one.label}: {different}")
-            plan.append((data, group))
+        plan += with_data(loaded, overrides, img_size)
 
     found, cases = Found(), {}
     for data, group in plan:
