@@ -3,9 +3,11 @@
 import math
 import warnings
 
-REUSES = ("transpose", "renormalize", "fresh")
+REUSES = ("transpose", "mean", "renormalize", "fresh")
+TRANSPOSED = ("transpose", "mean")  # the way back takes A as it stands after the softmax over N, up to a factor
 CROSS_NORMS = ("input", "projection")
 PATHS = ("auto", "plain", "absorbed", "tiled")
+RESIDUAL_INITS = ("default", "zero")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> str:
@@ -24,9 +26,25 @@ def check_path(path: str, reuse: str) -> str:
         warnings.warn("path='measured' is no more: it counts as path='auto', which is the same function", stacklevel=3)
         path = "auto"
     check_choice("path", path, PATHS)
-    if path == "tiled" and reuse != "transpose":
+    if path == "tiled" and reuse not in TRANSPOSED:
         raise ValueError(f"path='tiled' does not work with reuse={reuse!r}, which needs all of A: use path='auto'")
     return path
+
+
+def check_residual_init(value: str | float) -> float | None:
+    """The first value of LayerScale that `residual_init` asks for, or None where it asks for no LayerScale.
+
+    Raises:
+        ValueError: For anything but "default", "zero" or a positive number, in one line.
+    """
+    if value in RESIDUAL_INITS:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError(
+            f"residual_init={value!r} is not known: choose one of {', '.join(RESIDUAL_INITS)}, or a positive number "
+            "such as 1e-5, with which LayerScale begins"
+        )
+    return float(value)
 
 
 def check_positive(**values: int) -> None:

@@ -24,9 +24,9 @@ WHOLE = sorted({*CONFIGS.rglob("*.yaml")} - {*PIECES, *TESTS})
 FIRST = {
     *("demo", "demo_caption", "demo_video_joint", "cifar10_lookupvit_3x3", "imagenet1k_base", "imagenet1k_small_deit"),
     *("imagenet21k_base", "imagefolder_224", "imagenet21k_base_to_1k", "coco_base"),
-    *("kinetics400_base_joint", "ssv2_base_joint"),
+    *("kinetics400_base_joint", "ssv2_base_joint", "imagenette/base"),
 }
-VARIANTS = [file for file in WHOLE if file.stem not in FIRST]
+VARIANTS = [file for file in WHOLE if not {file.stem, f"{file.parent.name}/{file.stem}"} & FIRST]
 
 
 def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +73,9 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
         return tiny_captions(file, folder)
     if file.parent.name in ("experiments", "ablation", "learning_rate"):
         return ["--data.root", str(write_tree(folder / "cifar", tuple(CLASSES), {"train": 1, "test": 1}, size=32))]
+    if file.parent.name == "imagenette":
+        tree = write_tree(folder / "imagenette", TREE_CLASSES, {"train": 1, "val": 1}, size=48)
+        return ["--data.root", str(tree), "--data.num_classes", "3", "--data.img_size", "40"]
     return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
 
 

@@ -73,5 +73,5 @@ def test_options_and_files_of_a_shown_command(
 def test_files_and_options_that_are_named_exist() -> None:
     for file in re.findall(r"(?:configs/[\w/]+(?:\.yaml)?)", TEXT):
         assert (ROOT / file).exists(), file
-    for option in ("reuse", "cross_norm", "antialias", "head", "path"):
+    for option in ("reuse", "cross_norm", "antialias", "head", "path", "residual_init"):
         assert f"{option}:" in (ROOT / "lookupvit/model/lookupvit.py").read_text()

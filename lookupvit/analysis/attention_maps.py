@@ -12,6 +12,7 @@ from math import log, prod
 import torch
 from torch import Tensor, nn
 
+from lookupvit.checks import TRANSPOSED
 from lookupvit.grid import Tokens, resize_tokens
 from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.video.vivit import ViViT
@@ -165,7 +166,7 @@ def _cross_attention(
     if block.infuse:
         if block.cross.reuse == "fresh":
             scores = block.cross.infusion_scores(before_mlp + block.mlp(before_mlp), lookup).float()
-        infuse = (gather if block.cross.reuse == "transpose" else scores.softmax(dim=-2)).transpose(2, 3)
+        infuse = (gather if block.cross.reuse in TRANSPOSED else scores.softmax(dim=-2)).transpose(2, 3)
         infuse = infuse / infuse.sum(dim=-1, keepdim=True)  # (B, H, N, M)
     q, k, _ = block.attn.qkv(refined).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     return BlockAttention(((q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)).float().softmax(dim=-1), gather, infuse)

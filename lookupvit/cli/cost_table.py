@@ -9,6 +9,7 @@ from lookupvit.analysis.cost import count_macs, count_parameters, model_macs, vi
 from lookupvit.bench.memory import activation_counter
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
+from lookupvit.checks import TRANSPOSED
 from lookupvit.grid import check_compressed_size, grid_of, size_name
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.products.paths import choose_paths
@@ -53,7 +54,7 @@ def cost_report(
     lookup = isinstance(model, LookupViT)
     vit = _vit_like(model) if lookup else model
     if lookup and paths is None:
-        paths = [p for p in PATHS if p != "tiled" or model.blocks[0].cross.reuse == "transpose"]
+        paths = [p for p in PATHS if p != "tiled" or model.blocks[0].cross.reuse in TRANSPOSED]
     least = min(sum(vit_macs(vit, px).values()) for px in img_sizes)
     unit, scale = ("GMACs", 1e9) if least >= 1e8 else ("MMACs", 1e6)
     checkpointing = model.grad_checkpointing if lookup else model.vit.grad_checkpointing

@@ -29,7 +29,7 @@ from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.weights.file import Weights, as_weights, facts
 from lookupvit.weights.load import Report, fit_weights, load_weights
-from lookupvit.weights.vit_names import is_plain_vit, plain_vit
+from lookupvit.weights.vit_names import fold_layer_scale, is_plain_vit, plain_vit
 
 _PARTS = ("weight", "bias")
 _OWN_NORMS = ("blocks.*.cross.norm_q.*", "blocks.*.cross.norm_k.*", "blocks.*.cross.norm_infuse.*")
@@ -104,7 +104,8 @@ def warm_start(
     """Starts a LookupViT from the weights of a plain ViT of the same width, and prints a table of what it did.
 
     Image size, patch size and classes may differ, as in `load_weights`; a video model (`LookupViViT`) takes an image
-    ViT. If the classifiers fit, that of the lookup tokens starts at zero, so that at first that of the compressed
+    ViT. LayerScale of the ViT is folded into its layers, and LayerScale of the model begins at one. If the classifiers
+    fit, that of the lookup tokens starts at zero, so that at first that of the compressed
     tokens decides alone.
 
     Args:
@@ -126,6 +127,7 @@ def warm_start(
     if not is_plain_vit(weights.state):
         raise ValueError(f"weights {weights.source} are no plain ViT's: load_weights takes those of a LookupViT")
     vit, dropped, notes = plain_vit(weights.state, grid or weights.grid, tuple(facts(model)["grid"])[-2:])
+    notes += fold_layer_scale(vit)
     depth = 1 + max(int(name.split(".")[1]) for name in vit if name.startswith("blocks."))
     if depth != model.depth:
         raise ValueError(
@@ -141,7 +143,7 @@ def warm_start(
     dropped = {**weights.dropped, **dropped, **headless}
     start = Weights(state, weights.source, weights.grid, weights.num_heads, dropped)
     new, report = fit_weights(model, start, grid=grid, ignore=dict.fromkeys(_OWN_NORMS, "a ViT has no such norm"))
-    report.derived = {name: how for name, how in derived.items() if name in report.loaded}
+    report.derived |= {name: how for name, how in derived.items() if name in report.loaded}
     report.loaded = [name for name in report.loaded if name not in derived]
     report.notes += notes
     if weights.num_heads is None:

@@ -64,6 +64,9 @@ class CrossAttention(nn.Module):
     `reuse` says which attention the way back takes:
 
     * "transpose" (the default): the transposed A, as it stands after the softmax over N. It adds no work.
+    * "mean": the transposed A times N / M. The rows of A sum to one, so a lookup token receives M / N on average from
+      the transposed A, and one from this: the scale of what it receives depends neither on the compressed size nor on
+      the image size. It adds no work. A reading of ours, where the paper says no more than "reuse".
     * "renormalize": a softmax over M of the transposed scores of `gather`, so that each lookup token receives a
       weighted mean.
     * "fresh": a softmax over M of new scores, with queries of the lookup tokens and keys of the refined
@@ -81,7 +84,7 @@ class CrossAttention(nn.Module):
         num_heads: H.
         qkv_bias: Biases on Q and V'; K and V have none, see the head of this file.
         proj_drop: Dropout after each of the two output projections.
-        reuse: "transpose", "renormalize" or "fresh".
+        reuse: "transpose", "mean", "renormalize" or "fresh".
         cross_norm: "input" or "projection".
         infuse: Whether the way back exists. Without it the attention is unidirectional, as in the paper's ablation.
     """
@@ -164,10 +167,17 @@ class CrossAttention(nn.Module):
         return self.norm_q(self.q(self.norm_compressed(compressed))) * self.head_dim**-0.5
 
     def infusion_inputs(self, compressed: Tensor, attention: Tensor, lookup: Tensor | None) -> tuple[Tensor, Tensor]:
-        """V' of the refined compressed tokens, `(B, M, D)`, and the attention of the way back, `(B, H, M, N)`."""
+        """V' of the refined compressed tokens, `(B, M, D)`, and the attention of the way back, `(B, H, M, N)`.
+
+        With `reuse` "mean", V' has the factor N / M of the attention.
+        """
         x = self._infusion_norm(compressed)
         v = self.v_infuse(x) if self.cross_norm == "input" else self.norm_infuse(self.v_infuse(x))
-        return v, self._infusion_scores(x, lookup).softmax(dim=-2) if self.reuse == "fresh" else attention
+        if self.reuse == "fresh":
+            return v, self._infusion_scores(x, lookup).softmax(dim=-2)
+        if self.reuse == "mean":  # the factor of A is on V', which is smaller
+            v = v * (attention.shape[3] / attention.shape[2])
+        return v, attention
 
     def scores(self, compressed: Tensor, lookup: Tensor) -> Tensor:
         """Scores `(B, H, M, N)` of `gather` before the softmax, for statistics and plots.

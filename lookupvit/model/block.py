@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from lookupvit.model.attention import SelfAttention
-from lookupvit.model.layers import Mlp
+from lookupvit.model.layers import Mlp, layer_scale
 from lookupvit.model.products.fast_attention import FastCrossAttention
 
 
@@ -36,6 +36,8 @@ class LookupViTBlock(nn.Module):
         update_lookup: Whether steps 3 and 4 exist. The last block of a model whose only head reads the compressed
             tokens does without them, because their parameters would never get a gradient.
         path: See `FastCrossAttention`.
+        residual_init: A number multiplies the output of each branch by a LayerScale that begins there; the model does
+            the rest, see `init_residual_branches`.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class LookupViTBlock(nn.Module):
         infuse: bool = True,
         update_lookup: bool = True,
         path: str = "auto",
+        residual_init: str | float = "default",
     ):
         super().__init__()
         self.infuse = infuse and update_lookup
@@ -62,7 +65,12 @@ class LookupViTBlock(nn.Module):
         self.mlp = Mlp(dim, round(dim * mlp_ratio), proj_drop)
         if update_lookup:
             self.lookup_mlp = Mlp(dim, round(dim * lookup_mlp_ratio), proj_drop)
+            self.ls_lookup_mlp = layer_scale(dim, residual_init)
+        if self.infuse:
+            self.ls_infuse = layer_scale(dim, residual_init)
+        self.ls_gather, self.ls1, self.ls2 = (layer_scale(dim, residual_init) for _ in range(3))  # ls1, ls2: as in timm
         self.drop_path = StochasticDepth(drop_path, mode="row")
+        self._plain_infuse = self.infuse and isinstance(self.ls_infuse, nn.Identity)
 
     def forward(
         self, compressed: Tensor, lookup: Tensor, update_lookup: bool = True, need_attention: bool = False
@@ -81,16 +89,16 @@ class LookupViTBlock(nn.Module):
         drop = self.drop_path
         # 1. gather
         gathered, attention = self.cross.gather(compressed, lookup, need_attention)
-        compressed = compressed + drop(gathered)
+        compressed = compressed + drop(self.ls_gather(gathered))
         # 2. refine
-        compressed = compressed + drop(self.attn(self.norm1(compressed)))
-        compressed = compressed + drop(self.mlp(compressed))
+        compressed = compressed + drop(self.ls1(self.attn(self.norm1(compressed))))
+        compressed = compressed + drop(self.ls2(self.mlp(compressed)))
         if self.update_lookup and update_lookup:
-            # 3. infuse; unless a branch may be dropped, `infuse` adds the residual itself, which may save a pass
-            if self.infuse and self.training and drop.p:
-                lookup = lookup + drop(self.cross.infuse(compressed, attention, lookup=lookup))
-            elif self.infuse:
+            # 3. infuse; unless a branch may be dropped or scaled, `infuse` adds the residual itself, which may save a pass
+            if self._plain_infuse and not (self.training and drop.p):
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)
+            elif self.infuse:
+                lookup = lookup + drop(self.ls_infuse(self.cross.infuse(compressed, attention, lookup=lookup)))
             # 4. light lookup MLP
-            lookup = lookup + drop(self.lookup_mlp(lookup))
+            lookup = lookup + drop(self.ls_lookup_mlp(self.lookup_mlp(lookup)))
         return compressed, lookup, attention if need_attention else None

@@ -15,7 +15,7 @@ from lookupvit.checks import CROSS_NORMS, REUSES, check_choice, check_heads, che
 from lookupvit.grid import Tokens, check_compressed_size, resize_tokens, to_2tuple
 from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.encoder import EncoderMixin
-from lookupvit.model.layers import HEADS, PatchEmbed, PooledHead, init_linear_layers
+from lookupvit.model.layers import HEADS, PatchEmbed, PooledHead, init_linear_layers, init_residual_branches
 from lookupvit.weights.hub import HubMixin
 
 
@@ -43,7 +43,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         pos_drop_rate: Dropout after the embedding.
         proj_drop_rate: Dropout after output projections and MLPs.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
-        reuse: Which attention the way back takes: "transpose", "renormalize" or "fresh", see `CrossAttention`.
+        reuse: Which attention the way back takes: "transpose", "mean", "renormalize" or "fresh", see `CrossAttention`.
         cross_norm: Where the cross-attention normalises: "input" or "projection", see `CrossAttention`.
         antialias: Whether the resize from lookup to compressed tokens is antialiased.
         infuse: Whether the way back from compressed to lookup tokens exists; False is the unidirectional ablation.
@@ -51,6 +51,8 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
             All of them compute the same function.
         grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations.
         weight_init: How linear layers are initialised: "trunc_normal" or "xavier_uniform", see `init_linear_layers`.
+        residual_init: How residual branches begin: "default" (as `weight_init` says), "zero", or a number, with which
+            LayerScale begins; see `init_residual_branches`.
 
     Raises:
         ValueError: For sizes that do not fit and options that do not exist, in one line.
@@ -81,6 +83,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         path: str = "auto",
         grad_checkpointing: bool = False,
         weight_init: str = "trunc_normal",
+        residual_init: str | float = "default",
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
@@ -112,6 +115,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
                 infuse,
                 update_lookup=head != "compressed" or i < depth - 1,
                 path=path,
+                residual_init=residual_init,
             )
             for i in range(depth)
         )
@@ -120,6 +124,7 @@ class LookupViT(EncoderMixin, HubMixin, nn.Module):
         self.heads = nn.ModuleDict({name: PooledHead(embed_dim, num_classes, drop_rate) for name in names})
         self.weight_init = weight_init
         init_linear_layers(self, weight_init)
+        init_residual_branches(self, residual_init)
 
     def embed_images(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images `(B, C, Y, X)` to lookup tokens `(B, N, D)` and their grid (h, w), for any compressed size."""

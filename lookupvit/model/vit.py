@@ -6,9 +6,9 @@ Letters: B batch, C image channels, (Y, X) pixels, N tokens, D embed_dim.
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from lookupvit.checks import check_heads, check_positive, check_ratios
+from lookupvit.checks import check_heads, check_positive, check_ratios, check_residual_init
 from lookupvit.grid import Tokens, grid_of, to_2tuple
-from lookupvit.model.layers import init_linear_layers
+from lookupvit.model.layers import init_linear_layers, init_residual_branches
 from lookupvit.weights.hub import HubMixin
 
 
@@ -33,6 +33,7 @@ class ViT(HubMixin, nn.Module):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
         grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations.
         weight_init: How linear layers are initialised, see `init_linear_layers`.
+        residual_init: How residual branches begin, see `LookupViT`.
 
     Raises:
         ValueError: For sizes that do not fit, in one line.
@@ -57,6 +58,7 @@ class ViT(HubMixin, nn.Module):
         drop_path_rate: float = 0.0,
         grad_checkpointing: bool = False,
         weight_init: str = "trunc_normal",
+        residual_init: str | float = "default",
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
@@ -76,6 +78,7 @@ class ViT(HubMixin, nn.Module):
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
             qkv_bias=qkv_bias,
+            init_values=check_residual_init(residual_init),
             class_token=False,
             fc_norm=False,
             dynamic_img_size=True,
@@ -86,6 +89,7 @@ class ViT(HubMixin, nn.Module):
         )
         if weight_init != "trunc_normal":  # timm has already done that one
             init_linear_layers(self.vit, weight_init)
+        init_residual_branches(self.vit, residual_init)
         self.vit.set_grad_checkpointing(grad_checkpointing)
 
     def forward_features(self, x: Tensor, compressed_size: None = None, head: None = None) -> Tokens:

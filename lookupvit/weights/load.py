@@ -10,13 +10,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from lookupvit.grid import Size, size_name
 from lookupvit.sizes import MODELS
 from lookupvit.weights.file import Weights, as_weights, facts, read_weights, save_weights
 from lookupvit.weights.resize import fit_kernel, fit_positions, guess_grid
-from lookupvit.weights.vit_names import common_name, is_plain_vit, plain_vit
+from lookupvit.weights.vit_names import common_name, fold_layer_scale, is_plain_vit, plain_vit, unscaled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,6 +125,7 @@ def load_weights(
     * Patch kernels are resized to another patch size (`resize_kernel`), and inflated to tubelets
       (`inflate_patch_embed`), so that image weights can start a video model.
     * Classifiers keep their initial values if the number of classes differs.
+    * LayerScale that only the weights have is folded into the layers before it; where only the model has it, it is one.
     * Class and register tokens of a timm ViT are left out, because these models average their tokens.
 
     The model is changed only if there are no errors.
@@ -173,11 +175,15 @@ def fit_weights(
         report.unexpected |= dropped
         report.notes += notes
     own = {common_name(name): (name, value) for name, value in model.state_dict().items()}
+    report.notes += fold_layer_scale(state, own)
     given = {common_name(name): value for name, value in state.items()}
     _check_heads(model, weights)
     for name, (theirs, here) in other_options(model, weights).items():
         report.notes.append(f"the weights were trained with {name}={theirs!r}, this model has {here!r}")
     _fit_sizes(model, given, report, grid or weights.grid, inflation)
+    for name in unscaled(given, own):
+        given[name] = torch.ones_like(own[name][1])
+        report.derived[own[name][0]] = "one: the weights have no LayerScale"
 
     result: dict[str, Tensor] = {}
     for name, (full, target) in own.items():
@@ -186,7 +192,7 @@ def fit_weights(
         reason = _reason_to_initialise(name, value, target, state) or _ignored(name, ignore)
         if value is not None and value.shape == target.shape:
             result[full] = value.to(target.dtype)
-            if name not in report.resized:
+            if name not in report.resized and full not in report.derived:
                 report.loaded.append(full)
         elif reason:
             report.initialised[full] = reason

@@ -3,13 +3,23 @@
 Letters: D embed_dim.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from torch import Tensor
 
 # timm's names (also with the prefix of `lookupvit.ViT`) and those of every other model here.
 _NAMES = {"patch_embed.": "embed.", "pos_embed": "embed.pos_embed", "head.": "heads.pooled.fc."}
+_GAMMA, _BLOCK = ".gamma", re.compile(r"\bblocks\.\d+\b")
+# Names of LayerScale in a block and of the layer that it scales.
+_SCALED = {
+    "ls1": "attn.proj",
+    "ls2": "mlp.fc2",
+    "ls_gather": "cross.proj",
+    "ls_infuse": "cross.proj_infuse",
+    "ls_lookup_mlp": "lookup_mlp.fc2",
+}
 _TOKENS = ("cls_token", "reg_token", "dist_token")
 # Parts that change the function of a ViT and that no model here has.
 _FOREIGN = {
@@ -41,8 +51,7 @@ def plain_vit(
 ) -> tuple[dict[str, Tensor], dict[str, str], list[str]]:
     """The state dict of a timm ViT without the parts that the models here do not have.
 
-    Class, register and distillation tokens are left out with their positions. LayerScale is folded into the layers
-    before it.
+    Class, register and distillation tokens are left out with their positions.
 
     Args:
         state: A ViT's state dict, names with or without `vit.`.
@@ -80,15 +89,39 @@ def plain_vit(
     for name in [name for name in state if name.startswith("fc_norm.")]:
         state[name.removeprefix("fc_")] = state.pop(name)
         notes = ["fc_norm: after the average in the weights, before it here"]
-    for name in [name for name in state if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
+    return state, dropped, notes
+
+
+def unscaled(state: Iterable[str], own: Iterable[str]) -> list[str]:
+    """Names of LayerScale among a model's `own` names, of blocks that weights of the names `state` have without it."""
+    blocks = {name[: found.end()] for name in state if (found := _BLOCK.search(name))}
+    has_none = not any(name.endswith(_GAMMA) for name in state)
+    return [name for name in own if has_none and name.endswith(_GAMMA) and name.rsplit(".", 2)[0] in blocks]
+
+
+def fold_layer_scale(state: dict[str, Tensor], own: Iterable[str] = ()) -> list[str]:
+    """Multiplies each LayerScale in a state dict into the layer before it, in place; the function stays the same.
+
+    Args:
+        state: Weights of any model here, or of a timm ViT.
+        own: Names of the model's tensors; nothing is folded if the model has LayerScale itself.
+
+    Returns:
+        A note that names the layers; empty if nothing was folded.
+    """
+    if any(name.endswith(_GAMMA) for name in own):
+        return []
+    folded: dict[str, None] = {}
+    for name in [name for name in state if name.endswith(_GAMMA)]:
         block, which, _ = name.rsplit(".", 2)
-        layer = f"{block}.{'attn.proj' if which == 'ls1' else 'mlp.fc2'}"
-        gamma = state.pop(name)
+        if which not in _SCALED:
+            continue
+        layer, gamma = f"{block}.{_SCALED[which]}", state.pop(name)
         state[f"{layer}.weight"] = state[f"{layer}.weight"] * gamma[:, None]  # (D, .) rows are outputs
         state[f"{layer}.bias"] = state[f"{layer}.bias"] * gamma
-        note = "LayerScale: folded into attn.proj and mlp.fc2"
-        notes += [] if note in notes else [note]
-    return state, dropped, notes
+        folded[_SCALED[which]] = None
+    *first, last = folded or [""]
+    return [f"LayerScale: folded into {', '.join(first)}{' and ' if first else ''}{last}"] if folded else []
 
 
 def _have_positions(tokens: int, count: int, grid: tuple[int, ...] | None, own_grid: tuple[int, ...] | None) -> bool:

@@ -41,10 +41,14 @@ def started(source, gains=Gains(), **kwargs):  # noqa: B008
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("options", [{}, {"qkv_bias": False}, {"init_values": 0.5}, {"mlp_ratio": 2.0}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"qkv_bias": False}, {"init_values": 0.5}, {"mlp_ratio": 2.0}, {"ours": 1e-5}], ids=str
+)
 def test_with_as_many_tokens_as_patches_it_is_the_vit(options):
     ratio = {"mlp_ratio": 2.0} if "mlp_ratio" in options else {}
-    theirs, (model, _) = vit(**options), started(vit(**options), **ratio)
+    options = dict(options)
+    ours = {"residual_init": options.pop("ours")} if "ours" in options else {}
+    theirs, (model, _) = vit(**options), started(vit(**options), **ratio, **ours)
     torch.testing.assert_close(model(X, head="compressed"), theirs(X), rtol=0, atol=1e-5)
     torch.testing.assert_close(model(X), theirs(X) / 2, rtol=0, atol=1e-5)  # the lookup classifier starts at zero
     assert torch.equal(model(X).argmax(1), theirs(X).argmax(1))
@@ -117,6 +121,13 @@ def test_a_video_model_starts_from_an_image_vit():
     small = {key: TINY[key] for key in ("patch_size", "num_classes", "embed_dim", "depth", "num_heads")}
     model = LookupViViT(num_frames=2, img_size=32, compressed_size=(1, 4, 4), **small).eval()
     theirs = vit()
+    scaled = LookupViViT("factorised", 2, 32, compressed_size=(2, 2), residual_init=0.1, **small)
+    derived = warm_start(scaled, theirs.state_dict(), verbose=False).derived
+    for name, gamma in scaled.named_parameters():  # one where the ViT has the block; it has none of time
+        if name.endswith(".gamma"):
+            assert (gamma == (0.1 if name.startswith("temporal.") else 1.0)).all() and (name in derived) == (
+                gamma == 1
+            ).all()
     report = warm_start(model, theirs.state_dict(), verbose=False)
     assert "patch 8x8 to 2x8x8" in report.resized.values()
     still = X.unsqueeze(2).repeat(1, 1, 2, 1, 1)  # one time index: the clip is the image

@@ -115,6 +115,9 @@ def lookupvit(
             def ln(name, v, p=p):
                 return layer_norm(v, s[p + name + ".weight"], s[p + name + ".bias"])
 
+            def scale(name, v, p=p):
+                return v * s[p + name + ".gamma"] if p + name + ".gamma" in s else v
+
             D = len(fl[0])
             wk, wv = s[p + "cross.kv.weight"][:D], s[p + "cross.kv.weight"][D:]
             # 1. gather
@@ -128,13 +131,13 @@ def lookupvit(
                 v = [linear(t, wv) for t in fl]
             scores = attend(q, k, H)
             A = [[softmax(row) for row in head_scores] for head_scores in scores]
-            fp = [t + lin("cross.proj", r) for t, r in zip(fp, read(A, v, H), strict=True)]
+            fp = [t + scale("ls_gather", lin("cross.proj", r)) for t, r in zip(fp, read(A, v, H), strict=True)]
             # 2. refine
             qkv = [lin("attn.qkv", ln("norm1", t)) for t in fp]
             q2, k2, v2 = ([t[j * D : (j + 1) * D] for t in qkv] for j in range(3))
             A2 = [[softmax(row) for row in head_scores] for head_scores in attend(q2, k2, H)]
-            fp = [t + lin("attn.proj", r) for t, r in zip(fp, read(A2, v2, H), strict=True)]
-            fp = [t + lin("mlp.fc2", gelu(lin("mlp.fc1", ln("mlp.norm", t)))) for t in fp]
+            fp = [t + scale("ls1", lin("attn.proj", r)) for t, r in zip(fp, read(A2, v2, H), strict=True)]
+            fp = [t + scale("ls2", lin("mlp.fc2", gelu(lin("mlp.fc1", ln("mlp.norm", t))))) for t in fp]
             if head == "compressed" and i == depth - 1:
                 break
             # 3. infuse
@@ -144,8 +147,9 @@ def lookupvit(
                 else:
                     v3 = [ln("cross.norm_infuse", lin("cross.v_infuse", t)) for t in fp]
                 N, M = len(fl), len(fp)
-                if reuse == "transpose":
-                    back = [[[A[g][m][n] for m in range(M)] for n in range(N)] for g in range(H)]
+                if reuse in ("transpose", "mean"):
+                    factor = N / M if reuse == "mean" else 1.0
+                    back = [[[factor * A[g][m][n] for m in range(M)] for n in range(N)] for g in range(H)]
                 elif reuse == "fresh":
                     if cross_norm == "input":
                         q3 = [lin("cross.q_infuse", ln("cross.norm_ask", t)) for t in fl]
@@ -156,9 +160,11 @@ def lookupvit(
                     back = [[softmax(row) for row in head_scores] for head_scores in attend(q3, k3, H)]
                 else:
                     back = [[softmax([scores[g][m][n] for m in range(M)]) for n in range(N)] for g in range(H)]
-                fl = [t + lin("cross.proj_infuse", r) for t, r in zip(fl, read(back, v3, H), strict=True)]
+                update = [scale("ls_infuse", lin("cross.proj_infuse", r)) for r in read(back, v3, H)]
+                fl = [t + u for t, u in zip(fl, update, strict=True)]
             # 4. light lookup MLP
-            fl = [t + lin("lookup_mlp.fc2", gelu(lin("lookup_mlp.fc1", ln("lookup_mlp.norm", t)))) for t in fl]
+            mlp = [lin("lookup_mlp.fc2", gelu(lin("lookup_mlp.fc1", ln("lookup_mlp.norm", t)))) for t in fl]
+            fl = [t + scale("ls_lookup_mlp", u) for t, u in zip(fl, mlp, strict=True)]
 
         logits = []
         for name, tokens in (("compressed", fp), ("lookup", fl)):

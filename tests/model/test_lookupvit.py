@@ -10,8 +10,11 @@ from lookupvit.model.products.paths import Paths, choose_paths
 TINY = {"patch_size": (4, 4), "num_classes": 5, "embed_dim": 12, "depth": 2, "num_heads": 3, "mlp_ratio": 2.0}
 OPTIONS = [
     {},
+    {"reuse": "mean"},
     {"reuse": "renormalize"},
     {"reuse": "fresh"},
+    {"residual_init": 0.5},
+    {"residual_init": 0.5, "reuse": "mean", "head": "compressed"},
     {"cross_norm": "projection", "reuse": "fresh"},
     {"cross_norm": "projection"},
     {"cross_norm": "projection", "reuse": "renormalize"},
@@ -81,7 +84,7 @@ def test_every_parameter_gets_a_gradient(options, path, size):
 @pytest.mark.parametrize("drop_path", [0.0, 0.5])
 @pytest.mark.parametrize("other", ["absorbed", "tiled"])
 def test_every_path_equals_plain_forward_and_backward(options, drop_path, other):
-    if other == "tiled" and "reuse" in options:
+    if other == "tiled" and options.get("reuse") in ("renormalize", "fresh"):
         with pytest.raises(ValueError, match=f"path='tiled' does not work with reuse='{options['reuse']}'"):
             perturbed(path=other, **options)
         return
@@ -96,6 +99,20 @@ def test_every_path_equals_plain_forward_and_backward(options, drop_path, other)
         results.append([out, images.grad, *(p.grad for p in model.parameters())])
     for plain, result in zip(*results, strict=True):
         torch.testing.assert_close(result, plain, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", ["plain", "absorbed", "tiled"])
+def test_the_mean_of_what_flows_back_depends_on_no_size(path):
+    """Equal scores make every entry of A one over N: `mean` then gives each lookup token the mean of the values."""
+    for reuse, factor in (("transpose", None), ("mean", 1.0)):
+        cross = LookupViT(**TINY, img_size=20, compressed_size=2, reuse=reuse, path=path).double().blocks[0].cross
+        torch.nn.init.zeros_(cross.q.weight)
+        for n, m in ((25, 4), (25, 9), (100, 4)):
+            compressed, lookup = (torch.randn(2, k, 12, dtype=torch.float64) for k in (m, n))
+            update = cross.infuse(compressed, cross.gather(compressed, lookup)[1], lookup=lookup)
+            values = cross.v_infuse(cross.norm_infuse(compressed)).mean(dim=1, keepdim=True)
+            expected = cross.proj_infuse((m / n if factor is None else factor) * values).expand_as(lookup)
+            torch.testing.assert_close(update, expected, rtol=0, atol=1e-12)
 
 
 def test_compressed_tokens_have_no_parameters_and_full_size_is_the_lookup_grid():
@@ -208,7 +225,10 @@ def test_large_attention_is_tiled_by_itself_when_training(monkeypatch):
         ({"embed_dim": "wide"}, "embed_dim='wide' is no positive integer"),
         ({"depth": 0}, "depth=0 is no positive integer"),
         ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=12"),
-        ({"reuse": "both"}, "choose one of transpose, renormalize, fresh"),
+        ({"reuse": "both"}, "choose one of transpose, mean, renormalize, fresh"),
+        ({"residual_init": "ones"}, r"residual_init='ones' is not known: choose one of default, zero, or a positive"),
+        ({"residual_init": True}, r"residual_init=True is not known"),
+        ({"residual_init": 0}, r"residual_init=0 is not known"),
         ({"head": "cls"}, "choose one of both, compressed, lookup"),
         ({"infuse": False, "head": "lookup"}, "never reads the compressed tokens"),
     ],

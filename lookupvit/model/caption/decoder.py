@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.checks import check_heads, check_positive
-from lookupvit.model.layers import Mlp
+from lookupvit.model.layers import Mlp, init_residual_branches, layer_scale
 
 KeysValues = tuple[Tensor, Tensor]  # of the memory in one layer, each (B, H, M, d)
 
@@ -101,11 +101,20 @@ class MemoryAttention(nn.Module):
 class DecoderBlock(nn.Module):
     """Self-attention, cross-attention and MLP, each on normalised input and added to the residual stream."""
 
-    def __init__(self, dim: int, num_heads: int, memory_dim: int, mlp_ratio: float = 4.0, drop: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        memory_dim: int,
+        mlp_ratio: float = 4.0,
+        drop: float = 0.0,
+        residual_init: str | float = "default",
+    ):
         super().__init__()
         self.text = TextAttention(dim, num_heads, drop)
         self.image = MemoryAttention(dim, num_heads, memory_dim, drop)
         self.mlp = Mlp(dim, round(dim * mlp_ratio), drop)
+        self.ls_text, self.ls_image, self.ls2 = (layer_scale(dim, residual_init) for _ in range(3))
 
     def forward(
         self,
@@ -115,9 +124,9 @@ class DecoderBlock(nn.Module):
         attention: list[Tensor] | None = None,
     ) -> Tensor:
         """`(R, T, D)` to `(R, T, D)`; see `TextAttention` and `MemoryAttention`."""
-        x = x + self.text(x, remember)
-        x = x + self.image(x, memory, attention)
-        return x + self.mlp(x)
+        x = x + self.ls_text(self.text(x, remember))
+        x = x + self.ls_image(self.image(x, memory, attention))
+        return x + self.ls2(self.mlp(x))
 
 
 class Decoder(nn.Module):
@@ -133,6 +142,8 @@ class Decoder(nn.Module):
         context_length: Largest number of tokens of a text, including its first and its last one.
         tied: Whether the logits use the matrix of the embedding instead of a matrix of their own.
         drop_rate: Dropout after the embedding and after each residual branch.
+        residual_init: How residual branches begin: "default" (smaller in a deeper model, as in GPT-2), "zero", or a
+            number, with which LayerScale begins; see `init_residual_branches`.
 
     Raises:
         ValueError: For sizes that do not fit, in one line.
@@ -149,6 +160,7 @@ class Decoder(nn.Module):
         context_length: int = 64,
         tied: bool = True,
         drop_rate: float = 0.0,
+        residual_init: str | float = "default",
     ):
         super().__init__()
         check_heads(embed_dim, num_heads)
@@ -163,11 +175,13 @@ class Decoder(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(context_length, embed_dim))
         self.drop = nn.Dropout(drop_rate)
         self.blocks = nn.ModuleList(
-            DecoderBlock(embed_dim, num_heads, self.memory_dim, mlp_ratio, drop_rate) for _ in range(depth)
+            DecoderBlock(embed_dim, num_heads, self.memory_dim, mlp_ratio, drop_rate, residual_init)
+            for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = None if tied else nn.Linear(embed_dim, vocab_size, bias=False)
         self._init_weights()
+        init_residual_branches(self, residual_init)
 
     def _init_weights(self) -> None:
         for name, parameter in self.named_parameters():

@@ -35,6 +35,11 @@ class TiledAttention(NamedTuple):
     k: Tensor
     lse: Tensor
 
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """That of A, (B, H, M, N)."""
+        return (*self.q.shape[:3], self.k.shape[2])
+
 
 class FastCrossAttention(CrossAttention):
     """`CrossAttention` that takes the cheapest path of each product at each call.
@@ -44,13 +49,13 @@ class FastCrossAttention(CrossAttention):
         num_heads: H.
         qkv_bias: See `CrossAttention`, as all up to `infuse`.
         proj_drop: Dropout after each of the two output projections.
-        reuse: "transpose", "renormalize" or "fresh".
+        reuse: "transpose", "mean", "renormalize" or "fresh".
         cross_norm: "input" or "projection".
         infuse: Whether the way back exists.
         path: "auto", "plain", "absorbed" or "tiled". It may be changed at any time; the function stays the same.
 
     Raises:
-        ValueError: For path "tiled" with another reuse than "transpose", which needs A as a whole.
+        ValueError: For path "tiled" with reuse "renormalize" or "fresh", which needs A as a whole.
     """
 
     def __init__(

@@ -5,6 +5,8 @@ Letters: N lookup tokens, M compressed tokens, D embed_dim, H heads, A attention
 
 from typing import NamedTuple
 
+from lookupvit.checks import TRANSPOSED
+
 # Entries of A per sample (H M N) above which a training step computes A again instead of storing it: 16 MB in float32.
 # Below that, storing is faster and there is little memory to save.
 TILED_FROM = 4_000_000
@@ -39,7 +41,7 @@ def choose_paths(
         path: "plain", "absorbed", "tiled" (plain products, without storing A), or "auto" for the one with the fewest
             multiply-adds.
         cross_norm: With "projection" a LayerNorm stands between K's projection and the scores, which then stay plain.
-        reuse: With any value but "transpose" A is needed as a whole, and "auto" never chooses "tiled".
+        reuse: With "renormalize" and "fresh" A is needed as a whole, and "auto" never chooses "tiled".
         training: Whether a backward pass will follow.
 
     Returns:
@@ -53,5 +55,5 @@ def choose_paths(
     absorbed = m * dim * dim + num_heads * m * n * dim
     # A matrix product of H M rows of width d is a little less efficient than one of width D: ask for a clear margin.
     pays = absorbed < 0.9 * plain
-    tiled = training and not pays and reuse == "transpose" and num_heads * m * n > TILED_FROM
+    tiled = training and not pays and reuse in TRANSPOSED and num_heads * m * n > TILED_FROM
     return Paths(pays and cross_norm == "input", pays, pays, tiled)

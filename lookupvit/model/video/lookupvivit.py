@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lookupvit.checks import check_positive
 from lookupvit.grid import Tokens, check_compressed_size
-from lookupvit.model.layers import init_linear_layers
+from lookupvit.model.layers import init_linear_layers, init_residual_branches
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.video.embed import TubeletEmbed
 from lookupvit.model.video.temporal import ClipLayers, TemporalTransformer, check_model
@@ -56,6 +56,7 @@ class LookupViViT(ClipLayers, LookupViT):
         grad_checkpointing: Whether to compute each LookupViT block again in the backward pass instead of storing its
             activations; those of the few temporal blocks are stored.
         weight_init: How linear layers are initialised, see `init_linear_layers`.
+        residual_init: How residual branches begin, see `LookupViT`.
 
     Raises:
         ValueError: For sizes that do not fit and options that do not exist, in one line.
@@ -90,6 +91,7 @@ class LookupViViT(ClipLayers, LookupViT):
         path: str = "auto",
         grad_checkpointing: bool = False,
         weight_init: str = "trunc_normal",
+        residual_init: str | float = "default",
     ):
         factorised = check_model(model)
         check_positive(num_frames=num_frames, tubelet_size=tubelet_size, temporal_depth=temporal_depth)
@@ -122,6 +124,7 @@ class LookupViViT(ClipLayers, LookupViT):
             path=path,
             grad_checkpointing=grad_checkpointing,
             weight_init=weight_init,
+            residual_init=residual_init,
         )
         self.factorised, self.num_frames, self.tubelet_size = factorised, num_frames, tubelet_size
         self.embed = TubeletEmbed(
@@ -140,8 +143,10 @@ class LookupViViT(ClipLayers, LookupViT):
                 pos_drop_rate,
                 proj_drop_rate,
                 drop_path_rate,
+                residual_init,
             )
             init_linear_layers(self.temporal, weight_init)
+            init_residual_branches(self.temporal, residual_init)
 
     def check_size(
         self, compressed_size: int | tuple[int, ...], grid: tuple[int, ...] | None = None

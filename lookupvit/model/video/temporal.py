@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from lookupvit.checks import check_choice
+from lookupvit.checks import check_choice, check_residual_init
 from lookupvit.grid import resize_tokens
 from lookupvit.sizes import ARRANGEMENTS
 
@@ -27,6 +27,7 @@ def vit_blocks(
     qkv_bias: bool = True,
     proj_drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    residual_init: str | float = "default",
 ) -> nn.ModuleList:
     """Blocks of timm's ViT, with stochastic depth that grows linearly from 0 to `drop_path_rate`."""
     return nn.ModuleList(
@@ -36,6 +37,7 @@ def vit_blocks(
             mlp_ratio,
             qkv_bias,
             proj_drop=proj_drop_rate,
+            init_values=check_residual_init(residual_init),
             drop_path=drop_path_rate * i / max(depth - 1, 1),
             norm_layer=partial(nn.LayerNorm, eps=1e-6),
         )
@@ -56,6 +58,7 @@ class TemporalTransformer(nn.Module):
         pos_drop_rate: Dropout after the positions.
         proj_drop_rate: Dropout after output projections and MLPs.
         drop_path_rate: Stochastic depth of the last block.
+        residual_init: A number begins LayerScale there; the model does the rest, see `init_residual_branches`.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class TemporalTransformer(nn.Module):
         pos_drop_rate: float = 0.0,
         proj_drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        residual_init: str | float = "default",
     ):
         super().__init__()
         self.grid_size = grid_size
@@ -77,7 +81,9 @@ class TemporalTransformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.blocks = vit_blocks(depth, dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, drop_path_rate)
+        self.blocks = vit_blocks(
+            depth, dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, drop_path_rate, residual_init
+        )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
     def forward(self, tokens: Tensor, t: int) -> Tensor:

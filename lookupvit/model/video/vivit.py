@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lookupvit.checks import check_heads, check_positive
 from lookupvit.grid import Tokens, to_2tuple
-from lookupvit.model.layers import PooledHead, init_linear_layers
+from lookupvit.model.layers import PooledHead, init_linear_layers, init_residual_branches
 from lookupvit.model.video.embed import TubeletEmbed
 from lookupvit.model.video.temporal import ClipLayers, TemporalTransformer, check_model, vit_blocks
 from lookupvit.weights.hub import HubMixin
@@ -44,6 +44,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         grad_checkpointing: Whether to compute each block again in the backward pass instead of storing its activations;
             those of the few temporal blocks are stored.
         weight_init: How linear layers are initialised, see `init_linear_layers`.
+        residual_init: How residual branches begin, see `LookupViT`.
 
     Raises:
         ValueError: For sizes that do not fit, in one line.
@@ -72,6 +73,7 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         drop_path_rate: float = 0.0,
         grad_checkpointing: bool = False,
         weight_init: str = "trunc_normal",
+        residual_init: str | float = "default",
     ):
         super().__init__()
         self.factorised = check_model(model)
@@ -89,7 +91,9 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
         self.grad_checkpointing = grad_checkpointing
         self.embed = TubeletEmbed((num_frames, *self.img_size), (tubelet_size, *self.patch_size), in_chans, embed_dim)
         self.pos_drop = nn.Dropout(pos_drop_rate)
-        self.blocks = vit_blocks(depth, embed_dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, drop_path_rate)
+        self.blocks = vit_blocks(
+            depth, embed_dim, num_heads, mlp_ratio, qkv_bias, proj_drop_rate, drop_path_rate, residual_init
+        )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.temporal = None
         if self.factorised:
@@ -103,9 +107,11 @@ class ViViT(ClipLayers, HubMixin, nn.Module):
                 pos_drop_rate,
                 proj_drop_rate,
                 drop_path_rate,
+                residual_init,
             )
         self.heads = nn.ModuleDict({"pooled": PooledHead(embed_dim, num_classes, drop_rate)})
         init_linear_layers(self, weight_init)
+        init_residual_branches(self, residual_init)
 
     def embed_images(self, x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
         """`(B, C, T, Y, X)` to tokens `(B, N, D)` and their grid (t, h, w)."""
