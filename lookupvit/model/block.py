@@ -94,7 +94,7 @@ class LookupViTBlock(nn.Module):
         compressed = compressed + drop(self.ls1(self.attn(self.norm1(compressed))))
         compressed = compressed + drop(self.ls2(self.mlp(compressed)))
         if self.update_lookup and update_lookup:
-            # 3. infuse; unless the branch is dropped or scaled, `infuse` adds the residual itself, which may save a pass
+            # 3. infuse; unless the branch is dropped or scaled, `infuse` adds the residual itself, to save a pass
             if self._plain_infuse and not (self.training and drop.p):
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)
             elif self.infuse:
