@@ -21,6 +21,11 @@ def read_scalars(folder: str | Path, tag: str) -> tuple[list[int], list[float]]:
     return [s.step for s in scalars], [s.value for s in scalars]
 
 
+def scalar_tags(folder: str | Path) -> list[str]:
+    """Names of the TensorBoard scalars of a run."""
+    return EventAccumulator(str(folder)).Reload().Tags()["scalars"]
+
+
 def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
     """Training loss and validation top-1 of several runs over their steps.
 

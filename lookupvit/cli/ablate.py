@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import shlex
 from pathlib import Path
 from statistics import mean, stdev
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lookupvit.analysis.cost import count_macs, count_parameters
-from lookupvit.analysis.plots import plot_differences
+from lookupvit.analysis.plots import plot_differences, read_scalars, scalar_tags
 from lookupvit.bench.report import environment
 from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.common.tables import new_table, write_csv
@@ -146,7 +147,29 @@ def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[
             "metrics": metrics,
         }
         write_text(file, json.dumps(figures, indent=1) + "\n")
-    return {**json.loads(file.read_text()), "epochs": one.epochs, "steps": one.steps, "seconds": one.seconds}
+    done = {"epochs": one.epochs, "steps": one.steps, "seconds": one.seconds, "validations": _validations(folder)}
+    return {**json.loads(file.read_text()), **done}
+
+
+def _validations(folder: Path) -> list[dict[str, float]]:
+    """One row per validation of a run, over all of its parts: step, accuracies, and the training loss since the last.
+
+    The keys are those of the log, `val/top1` or, of several compressed sizes, `val/top1@3x3` and so on.
+    """
+    found: dict[str, dict[int, float]] = {}
+    for part in sorted(folder.glob("version_*"), key=lambda path: path.stat().st_mtime):
+        for tag in scalar_tags(part):
+            if tag == "train/loss" or re.fullmatch(
+                r"val/(loss|top1)(@.*)?", tag
+            ):  # a later part goes over a step again
+                found.setdefault(tag, {}).update(zip(*read_scalars(part, tag), strict=True))
+    losses, rows, before = found.pop("train/loss", {}), [], -1
+    for step in sorted({step for values in found.values() for step in values}):
+        since = [loss for at, loss in losses.items() if before < at <= step]
+        row = {"step": step} | ({"train/loss": mean(since)} if since else {})
+        rows.append(row | {tag: values[step] for tag, values in found.items() if step in values})
+        before = step
+    return rows
 
 
 def _deviation(values: list[float]) -> float | None:

@@ -60,6 +60,10 @@ def test_a_grid_is_trained_once(
     assert [one["seed"] for one in found["runs"]["narrow"]] == [0, 1]
     for row, name in ((base, "base"), (narrow, "narrow")):
         assert row["top1"] == pytest.approx(sum(one["top1"] for one in found["runs"][name]) / 2)
+    for one in found["runs"]["base"]:
+        (row,) = one["validations"]  # of the one epoch; validation and test images are the same here
+        assert row["step"] == one["steps"] - 1 and row["val/top1"] == pytest.approx(one["metrics"]["test/top1"])
+        assert row["train/loss"] > 0
     for ending in ("csv", "md", "png"):
         assert (tmp_path / "out" / f"ablation.{ending}").stat().st_size > 100
     monkeypatch.setattr(runs, "_train", None)  # a second training would be an error
