@@ -1,6 +1,7 @@
 """LightningDataModules, and the data sets and transforms below them; they know nothing of the models."""
 
 from datamodules.captions.coco import COCOCaptionsDataModule
+from datamodules.demos.dense_scenes import DenseScenesDataModule, DenseScenesInstancesDataModule
 from datamodules.demos.motion import MotionDataModule
 from datamodules.demos.scenes import ScenesDataModule
 from datamodules.demos.shapes import DemoDataModule
@@ -21,6 +22,8 @@ __all__ = [
     "COCOCaptionsDataModule",
     "COCOInstancesDataModule",
     "DemoDataModule",
+    "DenseScenesDataModule",
+    "DenseScenesInstancesDataModule",
     "ImageFolderDataModule",
     "ImageNet21kDataModule",
     "ImageNetDataModule",
