@@ -17,8 +17,8 @@ class YOLODataModule(DetectionDataModule):
     """`images/SPLIT/*.jpg`, `labels/SPLIT/*.txt`, and the names of the classes in `data.yaml` or `classes.txt`.
 
     A line of a text is an object: `CLASS X Y WIDTH HEIGHT`, a box by its centre, or `CLASS X Y X Y X Y ...`, an
-    outline; all are parts of the image's width and height, and classes count from 0. An image without a text, or with an empty
-    one, has no objects. Without `test_split`, the test images are those of `images/test` where that is, else
+    outline; all are parts of the image's width and height, and classes count from 0. An image without a text, or with
+    an empty one, has no objects. Without `test_split`, the test images are those of `images/test` where that is, else
     the validation images.
 
     Args:
