@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from pycocotools import mask as coco
 
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))  # of class 0, 1, 2 and 3
-CAMVID, PENNFUDAN = (Path(__file__).parents[4] / "shared/data" / name for name in ("camvid", "pennfudan"))
+CAMVID, PENNFUDAN = (Path(__file__).parents[2] / "shared/data" / name for name in ("camvid", "pennfudan"))
 
 
 def blocks(height: int, width: int, seed: int) -> np.ndarray:
@@ -41,8 +42,6 @@ def mask_tree(root: Path, train: int = 5, val: int = 3) -> Path:
 
 def objects(height: int = 48, width: int = 64) -> list[dict]:
     """Annotations of one image: a polygon, compressed and plain run lengths of a crowd."""
-    from pycocotools import mask as coco
-
     disc = Image.new("L", (width, height))
     ImageDraw.Draw(disc).ellipse((30, 10, 49, 29), fill=1)
     encoded = coco.encode(np.asfortranarray(np.asarray(disc)))
