@@ -21,6 +21,7 @@ from datamodules.dense.transforms import JitterCrop, ResizeWhole, keep_visible, 
 from datamodules.images.collate import without_corrupt
 from datamodules.images.decode import decode_rgb
 from datamodules.loading.annotations import check_files
+from datamodules.loading.untrusted import MAX_MASKS
 
 Sample = tuple[Tensor, dict[str, Any], str]
 
@@ -81,6 +82,11 @@ class InstanceImages(DenseImages):
 
     def _masks(self, path: str, objects: list[dict[str, Any]], height: int, width: int, parts: bool) -> Tensor:
         """`(n, H, W)` uint8."""
+        if len(objects) * height * width > MAX_MASKS:
+            raise BadSampleError(
+                f"the {len(objects)} masks of the image {path!r} of {width} x {height} pixels have more than "
+                f"{MAX_MASKS:,} pixels; make it smaller, or leave it out with data.exclude"
+            )
         masks = np.zeros((len(objects), height, width), np.uint8)
         for mask, item in zip(masks, objects, strict=True):
             try:

@@ -97,11 +97,13 @@ def test_prediction_keeps_a_place_for_a_damaged_file(tree):
     (folder / "1.png").write_bytes((folder / "1.png").read_bytes()[:60])
     data = module(tree, predict_path=str(folder), val_batch_size=3)
     (batch,) = data.predict_dataloader()
-    assert set(batch) == {"images", "sizes", "files"}
+    assert set(batch) == {"images", "sizes", "files", "original_sizes"}
     assert [Path(name).name for name in batch["files"]] == ["0.png", "1.png", "2.png"]
     errors = [getattr(name, "error", None) for name in batch["files"]]
     assert errors[0] is None and "cannot decode" in errors[1] and errors[2] is None
     assert batch["sizes"].tolist() == [[40, 56], [32, 32], [46, 52]] and batch["images"].shape == (3, 3, 46, 56)
+    half = next(iter(module(tree, predict_path=str(folder), short_side=20).predict_dataloader()))
+    assert half["sizes"].tolist()[0] == [20, 28] and half["original_sizes"].tolist()[0] == [40, 56]
 
 
 def save(tree: Path, pixels: np.ndarray, name: str = "masks/train/2.png", **options: str) -> None:
@@ -287,9 +289,8 @@ def test_panoptic(tmp_path):
     categories = [{"id": 9, "name": "sky", "color": [1, 2, 3]}, {"id": 4, "name": "cat", "color": [4, 5, 6]}]
     segments = [{"id": 300, "category_id": 9}, {"id": 70000, "category_id": 4}, {"id": 5, "category_id": 9}]
     for split in ("train2017", "val2017"):
-        write_pair(
-            tmp_path / split / "1.jpg", tmp_path / "annotations" / f"panoptic_{split}" / "1.png", numbers * 0 + 1
-        )
+        masks = tmp_path / "annotations" / f"panoptic_{split}"
+        write_pair(tmp_path / split / "1.jpg", masks / "1.png", np.ones((4, 4), np.uint8))
         save(tmp_path, png, f"annotations/panoptic_{split}/1.png")
         item = {"image_id": 1, "file_name": "1.png", "segments_info": segments}
         content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": [item], "categories": categories}
