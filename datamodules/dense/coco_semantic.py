@@ -109,7 +109,7 @@ class COCOPanopticDataModule(SegmentationDataModule):
         self._segments: dict[str, dict[str, dict[int, int]]] = {}
 
     def _source(self, split: str) -> Path:
-        return self.root / self.annotations.format(split=split)
+        return self.root / self.annotations.replace("{split}", split)
 
     def _has(self, split: str) -> bool:
         return self._source(split).is_file()

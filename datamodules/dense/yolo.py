@@ -42,7 +42,7 @@ class YOLODataModule(DetectionDataModule):
             names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
             if isinstance(names, dict):
                 names = [names[number] for number in range(len(names))]
-            if not isinstance(names, list) or not names:
+            if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
                 raise TypeError("a list of names")
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
