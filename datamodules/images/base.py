@@ -1,4 +1,4 @@
-"""The bases of the DataModules of images and clips: augmentation; of single images also held-out and corrupt ones."""
+"""The bases of the DataModules of images and clips: augmentation, splits, and both for the classification of images."""
 
 import warnings
 from abc import abstractmethod
@@ -64,50 +64,25 @@ class AugmentedDataModule(BaseDataModule):
         self.mean, self.std = self.options["mean"], self.options["std"]
 
 
-class ImageDataModule(AugmentedDataModule):
-    """Base for single images; a subclass reads the splits.
+class SplitDataModule(BaseDataModule):
+    """Base for single images with splits; a subclass reads them: training, validation, test, and files to predict on.
 
     Args:
         root: The folder of the data.
-        recipe: `light` (crop and flip), `deit`, `augreg`, ...; options that are given override it.
-        crop_padding: Pixels to pad by before a random crop of `img_size`, in place of the random resized crop.
         val_fraction: Part of the training images to hold out for validation, drawn by `seed`.
         seed: Draws `val_fraction` (the order of training follows Lightning's `seed_everything`).
         skip_corrupt: Leave out images that cannot be decoded, with a warning that names each; otherwise they are an
             error. In prediction the error stands in the place of that image's answer.
-        kwargs: As for `AugmentedDataModule`.
+        kwargs: As for `BaseDataModule`.
     """
 
-    augment = True  # False: training images are transformed like those of evaluation
-
     def __init__(
-        self,
-        root: str,
-        recipe: str = "light",
-        crop_padding: int | None = None,
-        val_fraction: float = 0.0,
-        seed: int = 0,
-        skip_corrupt: bool = False,
-        **kwargs: Any,
+        self, root: str, val_fraction: float = 0.0, seed: int = 0, skip_corrupt: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(root, **kwargs)
-        self._set_options(recipe, crop_padding=crop_padding)
         self.val_fraction, self.seed, self.skip_corrupt = val_fraction, seed, skip_corrupt
-        self._pipelines: dict[bool, Pipeline] = {}
         if not 0 <= val_fraction < 1:
             raise ValueError(f"data.val_fraction must lie in [0, 1), got {val_fraction}")
-
-    def pipeline(self, training: bool) -> Pipeline:
-        """The transforms of training or of evaluation, built once.
-
-        A data set applies the pipeline's `sample` to each image, and the collate function its `stack` to the batch.
-        """
-        if training not in self._pipelines:
-            self._pipelines[training] = self._build_pipeline(training)
-        return self._pipelines[training]
-
-    def _build_pipeline(self, training: bool) -> Pipeline:
-        return (train_transform if training and self.augment else eval_transform)(self.img_size, self.options)
 
     # -- data sets ---------------------------------------------------------------------------------------------------
 
@@ -164,3 +139,33 @@ class ImageDataModule(AugmentedDataModule):
         for name, dataset in self._datasets.items():
             if skipped := getattr(dataset, "dataset", dataset).skipped:
                 warnings.warn(f"{len(skipped)} corrupt images were left out of {name}: {skipped[0]}, ...", stacklevel=2)
+
+
+class ImageDataModule(SplitDataModule, AugmentedDataModule):
+    """Base for the classification of single images; a subclass reads the splits.
+
+    Args:
+        root: The folder of the data.
+        recipe: `light` (crop and flip), `deit`, `augreg`, ...; options that are given override it.
+        crop_padding: Pixels to pad by before a random crop of `img_size`, in place of the random resized crop.
+        kwargs: As for `SplitDataModule` and `AugmentedDataModule`.
+    """
+
+    augment = True  # False: training images are transformed like those of evaluation
+
+    def __init__(self, root: str, recipe: str = "light", crop_padding: int | None = None, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
+        self._set_options(recipe, crop_padding=crop_padding)
+        self._pipelines: dict[bool, Pipeline] = {}
+
+    def pipeline(self, training: bool) -> Pipeline:
+        """The transforms of training or of evaluation, built once.
+
+        A data set applies the pipeline's `sample` to each image, and the collate function its `stack` to the batch.
+        """
+        if training not in self._pipelines:
+            self._pipelines[training] = self._build_pipeline(training)
+        return self._pipelines[training]
+
+    def _build_pipeline(self, training: bool) -> Pipeline:
+        return (train_transform if training and self.augment else eval_transform)(self.img_size, self.options)

@@ -12,6 +12,7 @@ from typing import Any
 
 MAX_PIXELS = 178_956_970  # of an image: PIL's own limit; torchvision has none
 MAX_FRAME_PIXELS = 2**26  # of a video frame: twice 8K
+MAX_MASKS = 2**32  # pixels of all masks of one image, a byte for each
 MAX_MEMBER = 2**28  # bytes of one file in a shard
 MAX_JSON = 2**30  # bytes of annotations: twice COCO's
 MAX_SHARD = 10**6  # samples in a shard
