@@ -85,7 +85,7 @@ def test_a_class_outside_is_imported_only_if_the_user_names_it(
     assert main(["test", "--ckpt_path", "theirs.ckpt", "--data", "theirs_of_test.Data", *CPU]) == 0
 
 
-@pytest.mark.parametrize("command", ["knn", "attend", "sweep"])
+@pytest.mark.parametrize("command", ["knn", "attend", "sweep", "robustness"])
 def test_no_command_imports_a_class_that_a_file_names(
     command: str, checkpoint: dict, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -46,19 +46,23 @@ class Kept:
         """Takes what the file holds, where there is one.
 
         Raises:
-            ValueError: If it was scored with something else; one line.
+            ValueError: If it was scored with something else, or cannot be read; one line.
         """
         if not self.path.is_file():
             return self
-        kept = json.loads(self.path.read_text(encoding="utf-8"))
-        if different := [key for key, value in self.about.items() if kept["about"].get(key) != value]:
+        try:
+            kept = json.loads(self.path.read_text(encoding="utf-8"))
+            about = dict(kept["about"])
+            self.sets = {
+                name: {size: _unpacked(text, kept["images"][name]) for size, text in by_size.items()}
+                for name, by_size in kept["hits"].items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.path} cannot be read ({error}): remove it to score anew") from error
+        if different := [key for key, value in self.about.items() if about.get(key) != value]:
             raise ValueError(
                 f"{self.path} is of another {different[0]}: remove it to score anew, or give another --output_dir"
             )
-        self.sets = {
-            name: {size: _unpacked(text, kept["images"][name]) for size, text in by_size.items()}
-            for name, by_size in kept["hits"].items()
-        }
         return self
 
     def save(self) -> None:

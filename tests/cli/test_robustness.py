@@ -105,6 +105,10 @@ def test_nothing_is_scored_twice(place: Path, tmp_path: Path, monkeypatch: pytes
     assert len(made) == 30  # fewer sets, all of them known
     assert main(argv_of(place, tmp_path, "--data.images_per_class", "2")) == 2
     assert "is of another data: remove it to score anew" in capsys.readouterr().err
+    for text in ("{", "[]", '{"about": {}, "images": {}, "hits": {"clean": {"2x2": "zz"}}}'):
+        (tmp_path / "scores" / "mine.json").write_text(text)
+        assert main(argv_of(place, tmp_path)) == 2
+        assert "mine.json cannot be read" in capsys.readouterr().err
 
 
 def test_errors_by_hand() -> None:
