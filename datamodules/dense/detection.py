@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datamodules.dense.base import BadSampleError, DenseDataModule, DenseImages, ToPredict, normalise
-from datamodules.dense.index import Instances, Records, warn_of_problems
+from datamodules.dense.index import Instances, Records, report
 from datamodules.dense.masks import palette_of
 from datamodules.dense.rle import decode_segmentation
 from datamodules.dense.transforms import JitterCrop, ResizeWhole, keep_visible, train_steps
@@ -206,7 +206,7 @@ class DetectionDataModule(DenseDataModule):
         if not samples:
             raise ValueError(f"{str(where)!r} has no images: name another split with data.{{train,val,test}}_split")
         check_files([path for path, _ in samples], where)
-        warn_of_problems([image for _, image in samples], repr(str(where)))
+        report([image for _, image in samples], repr(str(where)))
 
     def _source(self, split: str) -> Path:
         """The file or the folder that the objects of a split come from, for errors."""

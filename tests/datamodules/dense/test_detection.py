@@ -133,9 +133,15 @@ TRAIN = "annotations/instances_train2017.json"
     ("changes", "says"),
     [
         ({"image_id": 77}, "annotation 1 is of image 77, which is not among its images"),
-        ({"category_id": 77}, "annotation 1 has the category 77, which is not among its categories"),
-        ({"bbox": [1, 2, 3]}, r"is no file of instances: a bbox of four numbers \(found \[1, 2, 3\] at annotation 1\)"),
-        ({"bbox": None}, "a bbox of four numbers"),
+        (
+            {"category_id": 77},
+            "annotation 1 has the category 77, which is not among the categories; correct it",
+        ),
+        (
+            {"bbox": [1, 2, 3]},
+            r"box \[1, 2, 3\] has no four numbers; correct it, or leave the image .*1\.jpg'",
+        ),
+        ({"bbox": None}, "the box None has no four numbers"),
     ],
 )
 def test_wrong_annotations_are_one_line(changes, says, tree):
@@ -172,6 +178,7 @@ def test_a_wrong_file_is_one_line(content, says, tree):
     [
         ({"segmentation": None}, r"the annotation 1 of .*000001\.jpg': it has neither .*set data\.masks=false"),
         ({"segmentation": [[1, 2, 3]]}, "a polygon of it is no list of three or more points"),
+        ({"segmentation": [[-9e5, 0, 9e5, 0, 9e5, 9e5]]}, "a polygon of it is too long for its image"),
         ({"segmentation": {"size": [9, 9], "counts": "a"}}, r"its mask has the size \[9, 9\], its image \[48, 64\]"),
         ({"bbox": [70, 0, 5, 5]}, r"the box \[70, 0, 5, 5\] lies outside of its image \(64 x 48\) and is left out"),
         ({"bbox": [5, 5, 0, 5]}, r"annotation 1: the box \[5, 5, 0, 5\] is empty"),
@@ -198,6 +205,23 @@ def test_bad_objects_are_named_and_can_be_left_out(changes, says, tree, tmp_path
     (line,) = listed.read_text().splitlines()
     assert line.startswith(f"{tree}/train2017/{1:012d}.jpg\t") and re.search(says, line)
     assert len(module(tree, exclude=str(listed)).dataset("train")) == 3
+
+
+@pytest.mark.filterwarnings("ignore:. boxes of")
+def test_whatever_a_file_says_is_read_or_refused_in_one_line(tree):
+    content = json.loads((tree / TRAIN).read_text())
+    refused = 0
+    for part, key in [(part, key) for part, items in content.items() for key in items[0]]:
+        for value in (None, "x", -1, 10**30, float("inf"), float("nan"), {}, [], [[]], ["x"] * 4, True, "\0"):
+            changed = json.loads(json.dumps(content))
+            changed[part][0][key] = value
+            (tree / TRAIN).write_text(json.dumps(changed))
+            try:
+                list(module(tree).dataset("train"))
+            except (ValueError, FileNotFoundError) as error:
+                assert "\n" not in str(error) and len(str(error)) < 900
+                refused += 1
+    assert refused > 90
 
 
 def test_a_rounded_box_is_no_fault(tree, recwarn):
@@ -270,8 +294,15 @@ def test_yolo_outlines(tmp_path):
     ],
 )
 def test_wrong_lines_of_yolo(line, says, tmp_path):
-    with pytest.raises(ValueError, match=says):
-        module(yolo_tree(tmp_path, line), YOLODataModule).setup("fit")
+    root = yolo_tree(tmp_path / "yolo", line)
+    with (root / "labels/train/1.txt").open("w") as text:
+        text.write("7\n")
+    with pytest.raises(ValueError, match=rf"{says}.*and 1 more labels"):
+        module(root, YOLODataModule).setup("fit")
+    listed = tmp_path / "bad.txt"
+    assert main(["check-data", "--data", "YOLODataModule", "--data.root", str(root), "--output", str(listed)]) == 1
+    assert [Path(line.split("\t")[0]).name for line in listed.read_text().splitlines()] == ["0.jpg", "1.jpg", "0.jpg"]
+    module(root, YOLODataModule, exclude=str(listed), batch_size=1).setup("fit")
 
 
 def test_boxes_outside_and_strange_files_of_yolo(tmp_path):
@@ -280,9 +311,10 @@ def test_boxes_outside_and_strange_files_of_yolo(tmp_path):
     (tmp_path / "labels/train/9.txt").touch()
     with pytest.raises(ValueError, match=r"1 texts in .* have no image, such as .*9\.txt'"):
         module(tmp_path, YOLODataModule).setup("fit")
-    (tmp_path / "data.yaml").write_text("name: 1")
-    with pytest.raises(ValueError, match=r"data\.yaml' has no names of classes"):
-        _ = module(tmp_path, YOLODataModule).num_classes
+    for names in ("name: 1", "names: [[a]]", "names: " + "[" * 100_000, "names: !!python/name:os.system"):
+        (tmp_path / "data.yaml").write_text(names)
+        with pytest.raises(ValueError, match=r"data\.yaml' has no names of classes"):
+            _ = module(tmp_path, YOLODataModule).num_classes
 
 
 def test_scenes_have_exact_boxes(tmp_path):
