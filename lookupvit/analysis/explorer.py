@@ -1,10 +1,10 @@
-"""One picture through one model at chosen budgets: the answer, its cost here, where the model looks, the cascade's way.
+"""One picture through one model at chosen budgets: the answer, its cost, where the model looks, the cascade's way.
 
 Letters: C classes, M compressed tokens, (Y, X) pixels, (h, w) lookup grid.
 """
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lookupvit.analysis.attention_maps import attention_of, rollout
 from lookupvit.analysis.attention_plots import plot_gather, plot_rollout
-from lookupvit.analysis.budget import call_ms, default_candidates
+from lookupvit.analysis.budget import default_candidates
 from lookupvit.analysis.cascade.cascade import Cascade, cascade_costs
 from lookupvit.analysis.cascade.confidence import confidence, stage_answers
 from lookupvit.analysis.cost import model_macs, vit_macs
@@ -30,12 +30,10 @@ class Answer(NamedTuple):
     Attributes:
         scores: Probability of each class, by name, largest first.
         gmacs: Multiply-adds of the call in 1e9.
-        ms: Median milliseconds of a call with one image on this machine; None if it was not timed.
     """
 
     scores: dict[str, float]
     gmacs: float
-    ms: float | None = None
 
 
 class Stage(NamedTuple):
@@ -75,7 +73,6 @@ class Explorer:
     head: str | None = None
     sigmoid: bool = False
     cascade: Cascade | None = None
-    _times: dict[Size | None, float] = field(default_factory=dict, repr=False)
 
     @property
     def sizes(self) -> list[Size]:
@@ -89,22 +86,19 @@ class Explorer:
         return self.sizes[min(max(side, 1), len(self.sizes)) - 1] if self.sizes else None
 
     @torch.inference_mode()
-    def answer(self, image: Tensor, size: Size | None, timed: bool = True) -> Answer:
+    def answer(self, image: Tensor, size: Size | None) -> Answer:
         """Runs the model at one compressed size.
 
         Args:
             image: `(3, Y, X)`, normalised, of the model's image size.
             size: Compressed size; None for a ViT.
-            timed: Whether to measure the milliseconds; each size is measured once.
         """
         logits = self._logits(image, size)
         values = logits.sigmoid() if self.sigmoid else logits.softmax(dim=0)
         order = values.argsort(descending=True).tolist()
         macs = vit_macs(self.model) if size is None else model_macs(self.model, compressed_size=size, head=self.head)
-        if timed and size not in self._times:
-            self._times[size] = call_ms(self.model, size, self.model.img_size, head=self.head)
         scores = {self.class_names[place]: float(values[place]) for place in order}
-        return Answer(scores, sum(macs.values()) / 1e9, self._times.get(size))
+        return Answer(scores, sum(macs.values()) / 1e9)
 
     @torch.inference_mode()
     def cascade_way(self, image: Tensor) -> tuple[list[Stage], float]:

@@ -2,10 +2,12 @@
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from datamodules.images.decode import decode_rgb
@@ -14,15 +16,18 @@ from lookupvit import tasks
 from lookupvit.analysis.cascade.cascade import Cascade
 from lookupvit.analysis.cascade.file import check_belongs
 from lookupvit.analysis.explorer import Answer, Explorer, plot_budgets
+from lookupvit.bench.timing import interleave
 from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.checkpoints.pixels import pixels_of
 from lookupvit.cli.common.arguments import OneLineParser, as_count
 from lookupvit.cli.common.loaded import checkpoint_of, labels_of, load_task
-from lookupvit.grid import check_compressed_size, grid_of, size_name
+from lookupvit.grid import Size, check_compressed_size, grid_of, size_name
 from lookupvit.tasks.belonging import say
 
+_ROUNDS = 11  # timed calls of each model; the median counts
 _SHOWN = 5  # classes of an answer
-_LEAST = 560  # pixels of the smaller sides of a model's column
+# Small pictures fill their frame.
+_STYLE = "#picture img {width: 100%; height: 100%; object-fit: contain} .answer h2 {font-size: 1.6rem; padding: 0}"
 
 
 class Exhibit:
@@ -99,16 +104,16 @@ def look(shown: list[Exhibit], file: str, side: int, block: int) -> list[Any]:
         For each model its likeliest classes by name, its lines in Markdown and its picture; then the picture of all
         budgets.
     """
-    values, budgets, chosen = [], {}, []
-    for exhibit in shown:
+    values, budgets, chosen = [], {}, [exhibit.explorer.size_at(side) for exhibit in shown]
+    pictures = [exhibit.tensors(file) for exhibit in shown]
+    times = _milliseconds(shown, [image for image, _ in pictures], chosen)
+    for exhibit, (image, pixels), size, ms in zip(shown, pictures, chosen, times, strict=True):
         explorer = exhibit.explorer
-        size, (image, pixels) = explorer.size_at(side), exhibit.tensors(file)
         answer = explorer.answer(image, size)
         drawn = explorer.picture(image, pixels, size, min(block, explorer.model.depth) - 1)
-        values += [dict(list(answer.scores.items())[:_SHOWN]), _lines(exhibit, answer, size, image), drawn]
+        values += [dict(list(answer.scores.items())[:_SHOWN]), _lines(exhibit, answer, size, ms, image), drawn]
         sizes = sorted({*(explorer.trained_sizes or explorer.sizes), size}) if size else [None]
-        budgets[explorer.label] = {own: explorer.answer(image, own, timed=False) for own in sizes}
-        chosen.append(size)
+        budgets[explorer.label] = {own: explorer.answer(image, own) for own in sizes}
     return [*values, plot_budgets(budgets, chosen)]
 
 
@@ -146,17 +151,17 @@ def page(shown: list[Exhibit], gradio: ModuleType | None = None) -> Any:
                     elem_id="side",
                 )
                 block = gr.Slider(1, max(depth, 2), value=depth, step=1, label="block", visible=bool(own))
-                budgets = gr.Image(label="confidence against cost", buttons=[], interactive=False, elem_id="budgets")
+                budgets = gr.Image(buttons=[], show_label=False, interactive=False, elem_id="budgets")
             outputs: list[Any] = []
             for place, exhibit in enumerate(shown):
-                with gr.Column(scale=1, min_width=_LEAST // 2):
+                with gr.Column(scale=1, min_width=280):
                     gr.Markdown(f"### {exhibit.explorer.label}")
-                    kind = "gather maps" if exhibit.explorer.sizes else "attention roll-out"
-                    outputs += [
-                        gr.Label(label="answer", elem_id=f"answer{place}"),
-                        gr.Markdown(elem_id=f"lines{place}"),
-                        gr.Image(label=kind, buttons=[], interactive=False, elem_id=f"map{place}"),
-                    ]
+                    lines = gr.Markdown(elem_id=f"lines{place}")
+                    answer = gr.Label(show_label=False, elem_id=f"answer{place}", elem_classes="answer")
+                    kind = "What each compressed token gathers" if exhibit.explorer.sizes else "Attention roll-out"
+                    gr.Markdown(f"{kind}:")
+                    maps = gr.Image(show_label=False, buttons=[], interactive=False, elem_id=f"map{place}")
+                    outputs += [answer, lines, maps]
         inputs, results = [file, side, block], [*outputs, budgets]
         file.change(update, inputs, results, show_progress="hidden")
         for slider in (side, block):
@@ -181,25 +186,36 @@ def app(argv: list[str]) -> None:
         quiet=True,
         prevent_thread_lock=True,
         footer_links=[],
+        css=_STYLE,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
     )
     print(f"the page is at {address} (Ctrl-C ends it)", flush=True)
     blocks.block_thread()
 
 
-def _lines(exhibit: Exhibit, answer: Answer, size: tuple[int, ...] | None, image: Tensor) -> str:
+def _milliseconds(shown: list[Exhibit], images: list[Tensor], sizes: list[Size | None]) -> list[float]:
+    """Median milliseconds of each model's call, taken in turn, so that what else runs here slows all alike."""
+    cases = {
+        str(place): partial(exhibit.explorer.model, image[None], size, exhibit.explorer.head)
+        for place, (exhibit, image, size) in enumerate(zip(shown, images, sizes, strict=True))
+    }
+    with torch.inference_mode():
+        return [1000 * timing.median for timing in interleave(cases, "0", _ROUNDS).values()]
+
+
+def _lines(exhibit: Exhibit, answer: Answer, size: Size | None, ms: float, image: Tensor) -> str:
     """Cost, training and the cascade's way in Markdown."""
     explorer = exhibit.explorer
     about = "plain ViT: no compressed tokens" if size is None else exhibit.contents.about(size)
     name = "" if size is None else f"**{size_name(size)}**, "
-    lines = [f"{name}**{answer.gmacs:.3f} GMACs**, **{answer.ms:.1f} ms** here for one image", about]
+    lines = [f"{name}**{answer.gmacs:.3f} GMACs**, **{ms:.1f} ms** here for one image", about]
     if explorer.cascade is not None:
         stages, gmacs = explorer.cascade_way(image)
         steps = []
         for stage in stages:
             last = stage is stages[-1]
-            sign = "" if stage.threshold is None else f" {'≥' if last else '<'} {stage.threshold:.3f}"
-            steps.append(f"{size_name(stage.size)} {stage.confidence:.3f}{sign}")
+            sign = "" if stage.threshold is None else f" {'≥' if last else '<'} {stage.threshold:.2f}"
+            steps.append(f"{size_name(stage.size)} {stage.name} {stage.confidence:.2f}{sign}")
         lines.append(f"cascade: {' → '.join(steps)}: **{stages[-1].name}** after {gmacs:.3f} GMACs")
     return "  \n".join(lines)
 
