@@ -14,7 +14,7 @@ else
 READY =
 endif
 
-.PHONY: help install demo demo-caption demo-video test test-slow test-stacks lint format bench chaos fuzz mutants clean
+.PHONY: help docs install demo demo-caption demo-video test test-slow test-stacks lint format bench chaos fuzz mutants clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ test-slow: $(READY)  ## run the tests that take minutes
 test-stacks:  ## run the tests on every supported torch, each in its own environment (hours; STACKS='--only oldest --core' runs some)
 	$(PYTHON) tools/stacks.py $(STACKS)
 
+docs: $(READY)  ## build the documentation as a site in site/, strict about links (seconds); open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 bench: $(READY)  ## measure speed and memory against timm's ViT and ToMe; tables in outputs/bench/
 	$(BIN)/lookupvit bench all
 
@@ -69,4 +72,4 @@ mutants: $(READY)  ## make small changes to the code, each of which a test must 
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutants.py --sample 300
 
 clean:  ## remove build files, caches and outputs/, but no data
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache outputs
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache site outputs

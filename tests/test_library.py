@@ -47,6 +47,8 @@ def test_every_recipe_runs(image_tree: Path, tmp_path: Path, monkeypatch: pytest
     assert [tuple(value.shape) for value in scope["maps"]] == [(1, 192, 14, 14)] * 3
     assert scope["again"].compressed_size == (2, 2) and scope["for_my_classes"].num_classes == 7
     assert scope["finer"].embed.grid_size == (12, 16)
+    assert scope["classify"].model.config.compressed_size == (2, 2) and scope["classifier"].num_labels == 7
+    assert scope["llava"].config.vision_config.compressed_size == (2, 2) and shapes["stage"] == (1, 24, 8, 8)
 
 
 def test_the_readme_links_the_recipes() -> None:

@@ -21,7 +21,7 @@ def commands(file: Path) -> list[str]:
 
 
 COMMANDS = commands(ROOT / "docs" / "REPRODUCTION.md")
-SHOWN = sorted({line for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")] for line in commands(file)})
+SHOWN = sorted({line for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] for line in commands(file)})
 OTHERS = [line for line in SHOWN if line not in COMMANDS]
 
 

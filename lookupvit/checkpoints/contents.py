@@ -19,6 +19,7 @@ from lookupvit.sizes import MODELS, name_for
 from lookupvit.trust import printable
 
 SAFETENSORS, CONFIG, PROCESSOR = "model.safetensors", "config.json", "preprocessor_config.json"
+MODEL_TYPE = "lookupvit"  # of config.json, by which transformers finds its classes
 DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata and of ONNX's metadata_props
 # Keys of a checkpoint, and of the description in files of other formats.
 TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"

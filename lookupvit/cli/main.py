@@ -28,6 +28,7 @@ COMMANDS = {
     "sweep": ("sweep.sweep.sweep", "accuracy against cost at many compressed sizes, of checkpoints or trained first"),
     "robustness": ("robustness.robustness", "checkpoints on corrupted and shifted images, in one pass; resumable"),
     "attend": ("attend.attend", "where a model looks: gather maps, roll-out, entropy and diversity"),
+    "app": ("app.app", "a page to drop pictures on: answer, cost and gather maps at every compressed size"),
     "ablate": ("ablate.ablate", "a baseline and its variants, several seeds each; resumable"),
     "cost": ("cost.cost", "multiply-adds, parameters and memory of a model; the largest size within a budget"),
     "export": ("export.export", "a trained model as ONNX, as a torch.export program or as a folder for the Hub"),

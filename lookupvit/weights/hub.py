@@ -10,7 +10,15 @@ from huggingface_hub.errors import EntryNotFoundError
 from huggingface_hub.file_download import hf_hub_download
 from torch import nn
 
-from lookupvit.checkpoints.contents import CONFIG, DESCRIPTION, PROCESSOR, SAFETENSORS, Contents, read_contents
+from lookupvit.checkpoints.contents import (
+    CONFIG,
+    DESCRIPTION,
+    MODEL_TYPE,
+    PROCESSOR,
+    SAFETENSORS,
+    Contents,
+    read_contents,
+)
 from lookupvit.checkpoints.files import read_json
 from lookupvit.checkpoints.pixels import RESAMPLE, Pixels
 from lookupvit.grid import Size, size_name
@@ -106,6 +114,8 @@ class HubMixin(
         config: dict[str, Any] = {"architectures": [self.architecture or type(self).__name__], **self._hub_mixin_config}
         if self.class_names is not None:
             config["id2label"] = {str(i): name for i, name in enumerate(self.class_names)}
+        if len(self.img_size) == 2 and not hasattr(self, "num_frames"):
+            config["model_type"] = MODEL_TYPE
         config[DESCRIPTION] = contents_of_model(self).description()
         _write_json(save_directory / CONFIG, config)
         if self.preprocessing is not None:
