@@ -52,6 +52,8 @@ def test_every_recipe_runs(image_tree: Path, tmp_path: Path, monkeypatch: pytest
     for name in ("motion", "scenes"):  # checkpoints of any Trainer are those of the command line
         argv = ["validate", "--ckpt_path", f"{name}.ckpt", "--trainer.accelerator", "cpu", "--name", f"again_{name}"]
         assert main(argv) == 0
+    assert shapes["features"] == (1, 25 + 196, 192)
+    torch.testing.assert_close(scope["in_timm"].heads["lookup"].fc.weight, scope["again"].heads["lookup"].fc.weight)
     assert scope["finer"].embed.grid_size == (12, 16)
 
 

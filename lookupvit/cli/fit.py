@@ -21,6 +21,7 @@ from lookupvit.callbacks import LastCheckpoint
 from lookupvit.callbacks.config import WholeConfig
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import contents_of
+from lookupvit.cli.common import help as help_text
 from lookupvit.cli.common import links, loggers, monitor, options, run_folder, stored
 from lookupvit.cli.common.callbacks import all_callbacks, with_atomic_writes
 from lookupvit.cli.common.errors import raise_cause
@@ -98,7 +99,11 @@ class LookupViTCLI(LightningCLI):
         self.saved: dict[str, Any] = {}  # what the checkpoint says of the model and the data
         self.chosen_by_file: dict[str, set[str]] = {}  # options that the checkpoint chose, not the user
         args = expand_includes(join_numbers(expand_short(args)))
-        command, rest = args[0], args[1:]
+        command, rest = args[0], ["--help" if arg == "--help_all" else arg for arg in args[1:]]
+        if rest == args[1:] and (section := help_text.asked(rest)) is not None:
+            print(help_text.text_of(command, section, self._subcommand_parsers[command]), end="")
+            raise SystemExit(0)
+        args = [command, *rest]
         path = option_of(rest, "ckpt_path")
         if path == "":
             raise ValueError("--ckpt_path is empty: give a checkpoint, or last, or best")

@@ -50,7 +50,7 @@ Every field of every YAML file can be set from the command line. Later options w
   lookupvit predict --config configs/demo.yaml --ckpt_path best --data.predict_path 'photos/*.jpg'
 
 more:
-  lookupvit COMMAND --help                        options of a command
+  lookupvit COMMAND --help                        options of a command (fit --help_all, fit --help trainer: more)
   lookupvit fit --model.help ClassificationTask   options of a model, likewise --data.help
   lookupvit fit --config X.yaml --print_config    the whole configuration, resolved
   --debug (or LOOKUPVIT_DEBUG=1)                  a traceback instead of one line

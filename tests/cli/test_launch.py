@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from test_ablate import BASE
 from test_main import error_of
 
@@ -183,3 +185,17 @@ def test_mistakes_are_one_line(
     if "--launcher" in options:
         pytest.importorskip("submitit")
     assert message in error_of(capsys, ["ablate", *grid, "--output", str(tmp_path / "out"), *options])
+
+
+def test_the_recipe_for_optuna(grid: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+    text = (Path(__file__).parents[2] / "docs" / "SCALING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {}
+    exec(compile(code, "SCALING.md", "exec"), scope)
+    rates = [trial.params["lr"] for trial in scope["study"].trials]
+    assert len(set(rates)) == 2 and 0 <= scope["study"].best_value <= 1
+    for number, rate in enumerate(rates):
+        config = yaml.safe_load((tmp_path / f"outputs/optuna/{number}/version_0/config.yaml").read_text())
+        assert config["model"]["init_args"]["lr"] == rate
