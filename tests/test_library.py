@@ -46,6 +46,14 @@ def test_every_recipe_runs(image_tree: Path, tmp_path: Path, monkeypatch: pytest
     assert shapes["attention"] == (1, 3, 25, 196) and shapes["probabilities"] == (3, 3)
     assert [tuple(value.shape) for value in scope["maps"]] == [(1, 192, 14, 14)] * 3
     assert scope["again"].compressed_size == (2, 2) and scope["for_my_classes"].num_classes == 7
+    assert sum(len(batch["files"]) for batch in scope["answers"]) == len(list(Path("images/val").glob("*/*")))
+    assert 0 <= scope["scores"]["test/top1"] <= 1 and sum(len(batch["captions"]) for batch in scope["captions"]) == 4
+    assert len(list(Path("outputs/longer").glob("version_0/checkpoints/last.ckpt"))) == 1
+    for name in ("motion", "scenes"):  # checkpoints of any Trainer are those of the command line
+        argv = ["validate", "--ckpt_path", f"{name}.ckpt", "--trainer.accelerator", "cpu", "--name", f"again_{name}"]
+        assert main(argv) == 0
+    assert shapes["features"] == (1, 25 + 196, 192)
+    torch.testing.assert_close(scope["in_timm"].heads["lookup"].fc.weight, scope["again"].heads["lookup"].fc.weight)
     assert scope["finer"].embed.grid_size == (12, 16)
     assert scope["classify"].model.config.compressed_size == (2, 2) and scope["classifier"].num_labels == 7
     assert scope["llava"].config.vision_config.compressed_size == (2, 2) and shapes["stage"] == (1, 24, 8, 8)

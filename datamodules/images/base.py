@@ -95,6 +95,8 @@ class SplitDataModule(BaseDataModule):
         Raises:
             ValueError, FileNotFoundError: The data are not laid out as they must be.
         """
+        if stage == "predict" and self._has_no_part_in_prediction:
+            return
         if stage == "predict":  # needs no training data
             if self.predict_path is None:
                 raise ValueError("nothing to predict on: set data.predict_path to an image, a folder or a glob")

@@ -1,5 +1,7 @@
 """The base of all DataModules: the arguments that they share, the checks of these, and the loaders made from them."""
 
+import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,18 @@ from datamodules.loading.workers import worker_options
 # The data sets that a stage of Lightning needs, and the stage that sets up one data set.
 SPLITS_OF_STAGE = {None: ("train", "val", "test"), "fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 STAGE_OF_SPLIT = {"train": "fit", "val": "validate"}
+
+
+def given_arguments(made: Any) -> dict[str, Any]:
+    """The arguments of an object's `__init__`, with their defaults; called while the `__init__` of a base runs.
+
+    A checkpoint keeps them, so that it says which data it is of without the file of a configuration.
+    """
+    frame = sys._getframe(1)
+    while (outer := frame.f_back) and outer.f_code.co_name == "__init__" and outer.f_locals.get("self") is made:
+        frame = outer
+    names, _, further, values = inspect.getargvalues(frame)
+    return {name: values[name] for name in names if name != "self"} | dict(values.get(further) or {})
 
 
 class BaseDataModule(LightningDataModule):
@@ -57,6 +71,7 @@ class BaseDataModule(LightningDataModule):
         drop_last: bool = True,
     ) -> None:
         super().__init__()
+        self.arguments = given_arguments(self)
         self.root = Path(root).expanduser()
         self.img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
         self.batch_size, self.val_batch_size = batch_size, batch_size if val_batch_size is None else val_batch_size
@@ -70,6 +85,12 @@ class BaseDataModule(LightningDataModule):
         self._check_at_least(1, "batch_size", "val_batch_size")
         if (num_workers or 0) < 0:
             raise ValueError(f"data.num_workers must not be negative, got {num_workers}; 0 loads in this process")
+
+    @property
+    def _has_no_part_in_prediction(self) -> bool:
+        """Whether the Trainer predicts on loaders that it was handed, and this DataModule is there from before."""
+        predicting = self.trainer is not None and self.trainer.state.fn == "predict"
+        return predicting and self.trainer.predict_loop._data_source.instance is not self
 
     def _check_at_least(self, least: int, *names: str) -> None:
         for name in names:

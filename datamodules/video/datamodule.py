@@ -144,6 +144,8 @@ class VideoDataModule(NumberedClasses, AugmentedDataModule):
         """
         if self.trainer is not None and not any(isinstance(each, BadVideoReport) for each in self.trainer.callbacks):
             self.trainer.callbacks.append(BadVideoReport(self._datasets))
+        if stage == "predict" and self._has_no_part_in_prediction:
+            return
         if stage == "predict":
             self._datasets["predict"] = self._predict_dataset()
             return

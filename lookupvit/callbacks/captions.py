@@ -1,4 +1,4 @@
-"""Captions as files (`predict`), and beside their images in TensorBoard (`fit`)."""
+"""Captions as files (`predict`), and beside their images in the loggers (`fit`)."""
 
 import json
 import textwrap
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 
+from lookupvit.callbacks.show import can_show, show_figure, show_table
 from lookupvit.callbacks.writer import TwoFilesWriter
 
 
@@ -55,7 +55,7 @@ class CaptionWriter(TwoFilesWriter):
 class CaptionPictures(Callback):
     """Shows the first validation images with their generated and reference captions, as `val/captions`.
 
-    TensorBoard gets a picture and, to search and copy, the same as text.
+    Loggers that can get a picture and, to search and copy, the same as a table.
 
     Args:
         count: Images.
@@ -86,16 +86,13 @@ class CaptionPictures(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes picture and text."""
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not self._shown or not loggers:
+        if not self._shown or not can_show(trainer):
             return
-        data, step = trainer.datamodule, trainer.global_step
+        data = trainer.datamodule
         figure = caption_figure(self._shown, getattr(data, "mean", None), getattr(data, "std", None))
-        rows = [f"| {text} | {'<br>'.join(references)} |" for _, text, references in self._shown]
-        table = "\n".join(["| generated | references |", "|---|---|", *rows])
-        for logger in loggers:
-            logger.experiment.add_figure("val/captions", figure, step, close=False)
-            logger.experiment.add_text("val/captions", table, step)
+        rows = [(text, "<br>".join(references)) for _, text, references in self._shown]
+        show_figure(trainer, "val/captions", figure)
+        show_table(trainer, "val/captions", ("generated", "references"), rows)
 
 
 def caption_figure(

@@ -1,15 +1,16 @@
-"""Pictures of a training batch as the model sees it, to TensorBoard."""
+"""Pictures of a training batch as the model sees it, to the loggers."""
 
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
+
+from lookupvit.callbacks.show import can_show, show_picture
 
 
 class BatchPictures(Callback):
-    """Writes the first training batch, augmented and un-normalised, to TensorBoard as `train/batch`.
+    """Writes the first training batch, augmented and un-normalised, to the loggers as `train/batch`.
 
     Args:
         count: Pictures at most.
@@ -26,15 +27,13 @@ class BatchPictures(Callback):
         if self.done or not trainer.is_global_zero:
             return
         self.done = True
-        if batch[0].ndim != 4:  # clips, or features in place of images
+        if batch[0].ndim != 4 or not can_show(trainer):  # clips, or features in place of images
             return
         data = trainer.datamodule
         grid = picture_grid(
             batch[0][: self.count], getattr(data, "mean", None), getattr(data, "std", None), self.columns
         )
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("train/batch", grid, trainer.global_step)
+        show_picture(trainer, "train/batch", grid)
 
 
 def picture_grid(

@@ -17,6 +17,7 @@ from lookupvit.bench.report import environment
 from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.common.tables import new_table, write_csv
 from lookupvit.cli.fit import run as run_command
+from lookupvit.cli.launch.options import add_launch_options, launch_of
 from lookupvit.cli.runs import Planned, Trained, common_output, here, resolve, train
 from lookupvit.grid import size_name
 from lookupvit.writing import check_writable, write_text
@@ -34,6 +35,7 @@ def ablate(argv: list[str]) -> None:
         ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
     args, passed = _parser().parse_known_args(argv)
+    launch = launch_of(args)
     names = [Path(config).stem for config in args.configs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two configurations are named {twice.pop()}: their runs would share a folder")
@@ -51,7 +53,7 @@ def ablate(argv: list[str]) -> None:
         for name, config, seed in runs
     ]
     check_writable(folder)
-    trained = train(planned, folder, console)
+    trained = train(planned, folder, console, launch=launch)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for (name, config, seed), one in zip(runs, trained, strict=True):
         found[name].append({"seed": seed, **_tested(one, folder / one.name, config, passed)})
@@ -127,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "folder of the runs and of the table; by default ablation in the configurations' own, outputs/ablation"
     parser.add_output_dir(text=text)
     parser.add_argument("--title", default="ablation", help="name of the files with the table")
+    add_launch_options(parser.add_argument_group("many at once"))
     return parser
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lookupvit import trust
@@ -22,7 +21,8 @@ from lookupvit.callbacks import LastCheckpoint
 from lookupvit.callbacks.config import WholeConfig
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import contents_of
-from lookupvit.cli.common import links, monitor, options, run_folder, stored
+from lookupvit.cli.common import help as help_text
+from lookupvit.cli.common import links, loggers, monitor, options, run_folder, stored
 from lookupvit.cli.common.callbacks import all_callbacks, with_atomic_writes
 from lookupvit.cli.common.errors import raise_cause
 from lookupvit.cli.common.explain import explain
@@ -87,6 +87,7 @@ class LookupViTCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults({**monitor.defaults(Task), "checkpoint.auto_insert_metric_name": False})
         links.add(parser)
+        loggers.add_short_names(parser)
 
     # -- parsing ------------------------------------------------------------------------------------------------------
 
@@ -95,7 +96,11 @@ class LookupViTCLI(LightningCLI):
         self.saved: dict[str, Any] = {}  # what the checkpoint says of the model and the data
         self.chosen_by_file: dict[str, set[str]] = {}  # options that the checkpoint chose, not the user
         args = expand_includes(join_numbers(expand_short(args)))
-        command, rest = args[0], args[1:]
+        command, rest = args[0], ["--help" if arg == "--help_all" else arg for arg in args[1:]]
+        if rest == args[1:] and (section := help_text.asked(rest)) is not None:
+            print(help_text.text_of(command, section, self._subcommand_parsers[command]), end="")
+            raise SystemExit(0)
+        args = [command, *rest]
         path = option_of(rest, "ckpt_path")
         if path == "":
             raise ValueError("--ckpt_path is empty: give a checkpoint, or last, or best")
@@ -191,13 +196,13 @@ class LookupViTCLI(LightningCLI):
         run = None
         if not writes_run:
             self.save_config_callback = None
-        own_logger = trainer["logger"] is None or trainer["logger"] is True
+        names = loggers.short_names(trainer["logger"])
+        own_logger = names is not None
         if writes_run or (own_logger and not trainer["fast_dev_run"]):
             run = self._run_to_continue(folder) or run_folder.claim(folder)
         kwargs["default_root_dir"] = run if writes_run and run is not None else folder
         if own_logger:
-            version = None if run is None else run.name
-            kwargs["logger"] = TensorBoardLogger(folder.parent, folder.name, version, default_hp_metric=False)
+            kwargs["logger"] = loggers.build(names, folder, None if run is None else run.name)
         data = self._data_config() if self.subcommand == "fit" else {}
         kwargs["callbacks"] = all_callbacks(self.subcommand, config, self.model, data)
         kwargs["plugins"] = with_atomic_writes(trainer["plugins"])
@@ -245,6 +250,7 @@ class LookupViTCLI(LightningCLI):
             path = self.config[subcommand].get("ckpt_path")
             raise ValueError(stored.explain_mismatch(str(error), path)) from error
         finally:
+            loggers.finish(self.trainer.loggers)
             if self._lock is not None:
                 run_folder.release(self._lock)
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 
 EXIT_INTERRUPTED = 130  # as a shell has it: 128 + SIGINT
@@ -52,7 +52,7 @@ Every field of every YAML file can be set from the command line. Later options w
   lookupvit predict --config configs/demo.yaml --ckpt_path best --data.predict_path 'photos/*.jpg'
 
 more:
-  lookupvit COMMAND --help                        options of a command
+  lookupvit COMMAND --help                        options of a command (fit --help_all, fit --help trainer: more)
   lookupvit fit --model.help ClassificationTask   options of a model, likewise --data.help
   lookupvit fit --config X.yaml --print_config    the whole configuration, resolved
   --debug (or LOOKUPVIT_DEBUG=1)                  a traceback instead of one line
@@ -81,23 +81,37 @@ def main(argv: list[str] | None = None) -> int:
         close = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(COMMANDS)}"
         return _fail("", f"unknown command {argv[0]!r}: {hint}")
+    return answer(argv[0], lambda: _run(argv), debug)
+
+
+def answer(command: str, call: Callable[[], int], debug: bool) -> int:
+    """Calls a command, and turns a user's mistake into one line.
+
+    Args:
+        command: Its name, for that line.
+        call: What to call; returns an exit code.
+        debug: Whether errors pass through as they are.
+
+    Returns:
+        The exit code.
+    """
     with _quick_interrupt():  # seconds of imports, whose tracebacks help nobody
         from lookupvit.cli.common.errors import exit_code_of, interrupted, is_users, one_line
 
     try:
-        return _run(argv)
+        return call()
     except KeyboardInterrupt:
         if debug:
             raise
-        return _fail(argv[0], "interrupted", EXIT_INTERRUPTED)
+        return _fail(command, "interrupted", EXIT_INTERRUPTED)
     except Exception as error:
         if interrupted(error) and not debug:  # a library's import made another error of it
-            return _fail(argv[0], "interrupted", EXIT_INTERRUPTED)
+            return _fail(command, "interrupted", EXIT_INTERRUPTED)
         if (code := exit_code_of(error)) is not None:  # no mistake: a signal asked for it
             return code
         if debug or not is_users(error):
             raise
-        return _fail(argv[0], one_line(error))
+        return _fail(command, one_line(error))
 
 
 def _run(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Trainings one after the other, for `lookupvit sweep` and `lookupvit ablate`; an interrupted series is resumable."""
+"""Series of trainings, for `lookupvit sweep` and `lookupvit ablate`; an interrupted series is resumable."""
 
 import contextlib
 import io
@@ -19,8 +19,14 @@ from lookupvit.checkpoints.find import find_checkpoint
 from lookupvit.cli.common.run_folder import output_folder
 from lookupvit.cli.common.stored import plain
 from lookupvit.cli.fit import run as run_command
+from lookupvit.cli.launch.cluster import run_cluster
+from lookupvit.cli.launch.job import Job
+from lookupvit.cli.launch.options import HERE, Launch
+from lookupvit.cli.launch.processes import run_processes
 from lookupvit.trust import read_json
 from lookupvit.writing import write_text
+
+_POLL = 1.0  # seconds between two looks at a training of another process
 
 # Settings that say where things are or how fast they go; they do not change the result.
 _NOT_COMPARED = (
@@ -71,18 +77,23 @@ class Trained:
 
 
 def train(
-    planned: list[Planned], output: Path, console: Console, check: Callable[[dict[str, Any]], None] | None = None
+    planned: list[Planned],
+    output: Path,
+    console: Console,
+    check: Callable[[dict[str, Any]], None] | None = None,
+    launch: Launch = HERE,
 ) -> list[Trained]:
     """Trains what is not trained yet.
 
     A run that is finished has a `done.json` in its folder, with its settings, and is skipped; one that was interrupted
-    goes on from its last checkpoint.
+    goes on from its last checkpoint; one that another process trains is waited for.
 
     Args:
         planned: The trainings.
         output: Folder of the runs.
         console: Where progress is printed.
         check: Gets the settings of the first training before anything runs, and raises if something does not fit.
+        launch: Where the trainings run.
 
     Returns:
         The trainings.
@@ -98,13 +109,55 @@ def train(
             arguments[one.name] += ["--trainer.devices", "1"]
     if check is not None:
         check(settings[planned[0].name])
-    waiting = [one.name for one in planned if not _is_done(output / one.name, settings[one.name])]
+    jobs = {
+        name: Job(str((output / name).absolute()), arguments[name], settings[name], str(Path.cwd()))
+        for name in settings
+    }
+    waiting = [jobs[one.name] for one in planned if not _is_done(output / one.name, settings[one.name])]
     if len(waiting) < len(planned):
         console.print(f"{len(planned) - len(waiting)} of {len(planned)} runs are finished: {len(waiting)} to go")
-    for place, name in enumerate(waiting, start=1):
-        console.rule(f"[bold]{name} ({place} of {len(waiting)})")
-        _train(output / name, arguments[name], settings[name], console)
+    if failed := _run_all(waiting, output, console, launch):
+        (name, reason), *others = failed.items()
+        more = f" (and {len(others)} more: {', '.join(name for name, _ in others)})" if others else ""
+        raise ValueError(f"{name} failed: {reason}{more}; the same command goes on with what is not finished")
     return [_trained(one.name, output / one.name) for one in planned]
+
+
+def _run_all(waiting: list[Job], output: Path, console: Console, launch: Launch) -> dict[str, str]:
+    """Runs trainings as `launch` says; the reasons of those that failed in other processes, by name."""
+    if waiting and launch.launcher is not None:
+        return run_cluster(waiting, launch, output / "submitted", job_is_done, console)
+    if waiting and launch.jobs > 1:
+        return run_processes(waiting, min(launch.jobs, len(waiting)), job_is_done, console)
+    todo, told = list(waiting), False
+    while todo:
+        for job in list(todo):
+            console.rule(f"[bold]{job.name} ({waiting.index(job) + 1} of {len(waiting)})")
+            if attempt(job, console):
+                todo.remove(job)
+        if todo and not told:
+            console.print(f"waiting for another process, which trains {', '.join(job.name for job in todo)}")
+            told = True
+        while todo and not any(job_is_done(job) or job.is_free() for job in todo):
+            time.sleep(_POLL)
+    return {}
+
+
+def attempt(job: Job, console: Console) -> bool:
+    """Trains, unless it is done; False if another process is at it."""
+    with job.held() as free:
+        if free and not job_is_done(job):  # a process that held it before may have finished it
+            _train(Path(job.folder), job.argv, job.settings, console)
+        return free
+
+
+def job_is_done(job: Job) -> bool:
+    """Whether a training is finished.
+
+    Raises:
+        ValueError: If it was started with other settings.
+    """
+    return _is_done(Path(job.folder), job.settings)
 
 
 def here(output: Path) -> list[str]:

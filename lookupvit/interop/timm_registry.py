@@ -7,10 +7,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from timm.models import register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from lookupvit.sizes import image_models
+from lookupvit.weights.timm_config import pretrained_config
 
 __all__: list[str] = []  # `register_model` adds each name
 
@@ -25,6 +26,11 @@ def _entry(name: str, defaults: dict[str, Any]) -> Callable[..., nn.Module]:
     entry.__doc__ = f"`{name}` of lookupvit, see `lookupvit.interop.timm_model.build`."
     return entry
 
+
+# `register_model` finds it by this name.
+default_cfgs = generate_default_cfgs(
+    {name: pretrained_config(name, args) for name, args in image_models("lookupvit").items()}
+)
 
 for _name, _defaults in image_models("lookupvit").items():
     globals()[_name] = register_model(_entry(_name, _defaults))

@@ -4,16 +4,25 @@ Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, (h, w) toke
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from lookupvit.checks import check_choice
+from lookupvit.grid import Tokens
 
 TOKENS = ("compressed", "lookup")
 
 
 class EncoderMixin:
     """`encode` and `get_intermediate_layers` of a `LookupViT`."""
+
+    # A subclass may have methods of these names with another library's results.
+    def _tokens(self, *args: Any, **kwargs: Any) -> Tokens:
+        return self.forward_features(*args, **kwargs)
+
+    def _states(self, *args: Any, **kwargs: Any) -> tuple[Tokens, list[Tokens]]:
+        return self.forward_intermediates(*args, **kwargs)
 
     def encode(self, x: Tensor, compressed_size: int | tuple[int, ...] | None = None) -> Tensor:
         """Images to normalised compressed tokens, for a decoder or a language model.
@@ -28,7 +37,7 @@ class EncoderMixin:
         Raises:
             ValueError: For a model with head="lookup", which has no norm for its compressed tokens.
         """
-        return self.forward_features(x, compressed_size, head="compressed").compressed
+        return self._tokens(x, compressed_size, head="compressed").compressed
 
     def get_intermediate_layers(
         self,
@@ -63,7 +72,7 @@ class EncoderMixin:
         indices = list(range(self.depth))[-n:] if isinstance(n, int) else list(n)
         if not indices or not all(-self.depth <= i < self.depth for i in indices):
             raise ValueError(f"n={n!r} names no blocks of {self.depth}: give 1 to {self.depth}, or indices of blocks")
-        _, kept = self.forward_intermediates(x, indices, compressed_size)
+        _, kept = self._states(x, indices, compressed_size)
         chosen = []
         for state in kept:
             value, grid = getattr(state, tokens), state.grid_size if tokens == "lookup" else state.compressed_size

@@ -8,6 +8,7 @@ D embed_dim, H heads, L depth.
 """
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +18,10 @@ from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.encoder import EncoderMixin
 from lookupvit.model.layers import HEADS, PatchEmbed, PooledHead, init_linear_layers, init_residual_branches
 from lookupvit.weights.hub import HubMixin
+
+# Their arguments are numbers, which torch.fx is not to trace; with a traced grid they become one node of the graph.
+torch.fx.wrap("check_compressed_size")
+torch.fx.wrap("resize_tokens")
 
 
 class LookupViT(EncoderMixin, HubMixin, nn.Module):

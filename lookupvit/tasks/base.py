@@ -1,5 +1,7 @@
 """What every task shares: optimiser and schedule, moving average, gradient clipping, what a checkpoint carries."""
 
+import json
+import os
 from math import isfinite
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import nn
 from datamodules.loading.resumable import run_seed
 from lookupvit.callbacks.ema import WarmedUpAverage
 from lookupvit.callbacks.resume import ExactResume
-from lookupvit.checkpoints.contents import CLASS_NAMES, PREPROCESSING, SCORES, TASK, contents_of
+from lookupvit.checkpoints.contents import CLASS_NAMES, DATA, PREPROCESSING, SCORES, TASK, contents_of
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.tasks.belonging import compare_with_data
 from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
@@ -172,6 +174,8 @@ class Task(LightningModule):
             checkpoint[PREPROCESSING] = pixels.as_dict()
         if scores := self._current_scores():
             checkpoint[SCORES] = scores
+        if (data := data_config(self.trainer.datamodule)) is not None:  # the command line has kept it already
+            checkpoint.setdefault(DATA, data)
         sharded = isinstance(self.trainer.strategy, (FSDPStrategy, ModelParallelStrategy))
         if "optimizer_states" in checkpoint and not sharded:
             places = {parameter: place for place, parameter in enumerate(self.parameters())}
@@ -218,6 +222,22 @@ class Task(LightningModule):
         if self.trainer.fast_dev_run:
             warmup = min(warmup, int(total) - 1)
         return int(total), warmup
+
+
+def data_config(data: Any) -> dict[str, Any] | None:
+    """The class and the arguments of a DataModule as plain data; None if it does not know them, or they are not plain.
+
+    Args:
+        data: A DataModule of `datamodules`, another one, or None.
+    """
+    arguments = getattr(data, "arguments", None)
+    if arguments is None:
+        return None
+    try:
+        plain = json.loads(json.dumps(arguments, default=os.fspath))  # paths as text, tuples as lists
+    except TypeError:
+        return None
+    return {"class_path": f"{type(data).__module__}.{type(data).__qualname__}", "init_args": plain}
 
 
 def by_place(

@@ -211,13 +211,16 @@ class ClassificationTask(ClassifierTask):
             scores.update(size, logits, losses, targets[:new])
         scores.log(self, len(images))
 
-    def predict_step(self, batch: tuple[torch.Tensor, list[str]], batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: torch.Tensor | tuple, batch_idx: int) -> dict[str, Any]:
         """The most likely classes (at most 5) of each file, `{"files", "probabilities" (B, k), "classes" (B, k)}`.
 
         With a cascade also `"sizes"`, the compressed size at which each file was decided. A file that could not be
-        read, whose name has an `error`, gets probabilities NaN and classes -1.
+        read, whose name has an `error`, gets probabilities NaN and classes -1. Loaders of one's own may give images
+        alone, or with targets: the names are then their places, `BATCH/PLACE`.
         """
-        images, files = batch
+        images, *others = batch if isinstance(batch, (tuple, list)) else [batch]
+        named = bool(others) and not isinstance(others[0], torch.Tensor)
+        files = others[0] if named else [f"{batch_idx}/{place}" for place in range(len(images))]
         sizes = {}
         if self.cascade is None:
             logits = self(images).float()

@@ -25,6 +25,7 @@ from lookupvit.grid import Size, size_name
 from lookupvit.trust import check_plain, printable
 from lookupvit.weights.claims import check_parameters
 from lookupvit.weights.load import load_weights
+from lookupvit.weights.timm_config import timm_config
 
 PREPROCESSOR = PROCESSOR
 _CARD = """\
@@ -112,6 +113,8 @@ class HubMixin(
 
         save_weights(self, save_directory / SAFETENSORS)
         config: dict[str, Any] = {"architectures": [self.architecture or type(self).__name__], **self._hub_mixin_config}
+        if "LookupViT" in config["architectures"]:
+            config |= timm_config(self._hub_mixin_config, self.pixels, self.class_names)
         if self.class_names is not None:
             config["id2label"] = {str(i): name for i, name in enumerate(self.class_names)}
         if len(self.img_size) == 2 and not hasattr(self, "num_frames"):

@@ -14,6 +14,10 @@ from lookupvit.writing import say
 OUTPUT_DIR = "outputs"  # by default
 
 
+class Busy(ValueError):
+    """Another process trains in the folder."""
+
+
 def output_folder(output_dir: str, default_root_dir: Any) -> Path:
     """Folder of all experiments: `--output_dir`, which Lightning calls `--trainer.default_root_dir`.
 
@@ -73,7 +77,7 @@ def lock(folder: Path) -> FileLock | None:
         The lock, to be released; None on a rank other than 0, and, with a message, where the file system has no locks.
 
     Raises:
-        ValueError: If another process has it.
+        Busy: If another process has it.
     """
     if rank_zero_only.rank != 0:
         return None
@@ -82,7 +86,7 @@ def lock(folder: Path) -> FileLock | None:
     try:
         held.acquire()
     except Timeout:
-        raise ValueError(
+        raise Busy(
             f"another process is training in {folder}: wait until it ends or stop it, or give another --name or "
             "--output_dir"
         ) from None

@@ -18,6 +18,7 @@ from lookupvit.cli.common.arguments import (
     is_data_option,
 )
 from lookupvit.cli.common.loaded import checkpoint_of, labels_of, load
+from lookupvit.cli.launch.options import add_launch_options, launch_of
 from lookupvit.cli.sweep import output
 from lookupvit.cli.sweep.score import Found, score
 from lookupvit.writing import check_writable
@@ -59,7 +60,7 @@ def sweep(argv: list[str]) -> None:
         runs = {run.name: run for run in plan(args.sizes, ways, args.seeds)}
         if clash := set(runs) & set(labels):
             raise ValueError(f"a checkpoint and a run are both named {clash.pop()}: give other --labels")
-        trained = train(args.config, list(runs.values()), args.sizes, folder, passed, console)
+        trained = train(args.config, list(runs.values()), args.sizes, folder, passed, console, launch_of(args))
         labels = [*runs, *labels]
         paths = [*(training.checkpoint for training in trained), *paths]
         console.rule("[bold]sweep")
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument(
         "--seeds", nargs="+", type=int, default=None, metavar="N", help="one training of each per seed (0)"
     )
+    add_launch_options(training)
     return parser
 
 
@@ -161,7 +163,7 @@ def _check(args: argparse.Namespace, passed: list[str]) -> None:
     if not args.checkpoints and not args.config:
         raise ValueError("nothing to sweep: give checkpoints, or --config BASE.yaml to train first")
     if args.config is None:
-        for name in ("single", "multi", "seeds"):
+        for name in ("single", "multi", "seeds", "jobs", "launcher", "slurm"):
             if getattr(args, name):
                 raise ValueError(f"--{name} is of training: it needs --config BASE.yaml")
         check_data_options("sweep", passed)

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from lookupvit.cli.launch.options import HERE, Launch
 from lookupvit.cli.runs import Planned, Trained
 from lookupvit.cli.runs import train as train_all
 from lookupvit.grid import Size, size_name
@@ -52,7 +53,13 @@ def plan(sizes: list[Size], ways: list[str], seeds: list[int]) -> list[Run]:
 
 
 def train(
-    config: str, runs: list[Run], sizes: list[Size], output: Path, options: list[str], console: Console
+    config: str,
+    runs: list[Run],
+    sizes: list[Size],
+    output: Path,
+    options: list[str],
+    console: Console,
+    launch: Launch = HERE,
 ) -> list[Trained]:
     """Trains what is not trained yet, see `lookupvit.cli.runs.train`.
 
@@ -63,6 +70,7 @@ def train(
         output: Folder of the runs.
         options: Of `fit`, handed to every run.
         console: Where progress is printed.
+        launch: Where the trainings run.
 
     Returns:
         The finished trainings, in the order of `runs`.
@@ -71,7 +79,7 @@ def train(
         ValueError, FileNotFoundError: One line, if options do not fit, or a run in the folder had other settings.
     """
     planned = [Planned(run.name, ["--config", config, *options, *_own_options(run, sizes)]) for run in runs]
-    return train_all(planned, output, console, lambda settings: _try_model(settings, sizes))
+    return train_all(planned, output, console, lambda settings: _try_model(settings, sizes), launch)
 
 
 def _own_options(run: Run, sizes: list[Size]) -> list[str]:
