@@ -17,6 +17,7 @@ from datamodules.demos.motion import render_motion
 from datamodules.images.cifar10 import CLASSES
 from lookupvit import ViT, create_model, save_weights
 from lookupvit.cli.common.includes import expand_includes
+from lookupvit.cli.common.loaded import instantiate_data
 from lookupvit.cli.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -30,6 +31,9 @@ FIRST = {
     *("kinetics400_base_joint", "ssv2_base_joint"),
     *("ade20k_base", "cityscapes_base", "base"),  # the last is CamVid's; the other file of that name is no first
 }
+# Data with masks and boxes: test_data_with_masks_and_boxes.
+DENSE = {f"{name}.yaml" for name in ("ade20k", "camvid", "cityscapes", "coco_instances", "dense_scenes")}
+DENSE |= {"pennfudan.yaml", "voc2012.yaml"}
 VARIANTS = [file for file in WHOLE if file.stem not in FIRST or (file.stem == "base" and file.parent.name != "camvid")]
 
 
@@ -202,5 +206,14 @@ def test_global_batch_of_imagenet_is_the_recipes(file: Path, capsys: pytest.Capt
 def test_every_piece_is_used() -> None:
     text = "".join(file.read_text() for file in WHOLE)
     # On the command line, to any experiment: test_strategies.py.
-    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml", "imagenet_shards.yaml"}
+    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml", "imagenet_shards.yaml"} | DENSE
     assert {piece.name for piece in PIECES if f"base/{piece.name}" not in text} <= added
+
+
+@pytest.mark.parametrize("name", sorted(DENSE))
+def test_data_with_masks_and_boxes(name: str, tmp_path: Path) -> None:
+    data = instantiate_data(["--config", str(CONFIGS / "base" / name), "--data.root", str(tmp_path / "gone")])
+    assert yaml.safe_load((CONFIGS / "base" / name).read_text()).keys() == {"data"}
+    with pytest.raises(FileNotFoundError, match="gone"):
+        data.setup("fit")
+    assert f"configs/base/{name}" in (CONFIGS.parent / "docs" / "DATA.md").read_text()
