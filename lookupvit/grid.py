@@ -7,6 +7,7 @@ backward pass is not deterministic on CUDA; the matrices can be exported, and th
 Letters: B batch, D channels, `from_size` and `to_size` token grids such as (h, w) or (t, h, w).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import floor, pi, prod
 from typing import NamedTuple
@@ -21,7 +22,7 @@ def _axis_matrix(from_size: int, to_size: int, antialias: bool, device: torch.de
     """Weights `(to_size, from_size)` of a linear interpolation with half-pixel centres, in the device's widest type."""
     wide = torch.float32 if device.type == "mps" else torch.float64
     scale = from_size / to_size
-    support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
+    support = torch.sym_max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
     centres = (torch.arange(to_size, dtype=wide, device=device) + 0.5) * scale - 0.5
     if not antialias:  # outside the grid the edge value is held, as torch and jax do
         centres = centres.clamp(0.0, from_size - 1.0)
@@ -94,7 +95,8 @@ def _resize(x: Tensor, from_size: Size, to_size: Size, antialias: bool) -> Tenso
     B, _, D = x.shape
     done = 1  # cells of the axes that are already resized
     for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
-        if old != new:
+        # A size that a program leaves open may be equal or not: the matrix is then the identity.
+        if isinstance(old, torch.SymInt) or isinstance(new, torch.SymInt) or old != new:
             rest = prod(from_size[axis + 1 :]) * D
             matrix = resize_matrix(old, new, antialias, x.dtype, x.device)
             # (B, done * old * rest) -> (B * done, old, rest) -> (B * done, new, rest)
@@ -116,6 +118,27 @@ def check_compressed_size(size: int | Size, grid: Size) -> Size:
             "choose a smaller compressed_size or a larger image"
         )
     return size
+
+
+def covering_grid(size: Sequence[int], patch: Size) -> Size:
+    """The lookup grid of an input that is padded until `patch` divides it."""
+    return tuple(-(-side // step) for side, step in zip(size, patch, strict=True))
+
+
+def size_at_stride(img_size: Sequence[int], stride: int, grid: Size) -> Size:
+    """The compressed grid with one token for every `stride` pixels along each axis: it follows the image's aspect.
+
+    Args:
+        img_size: Image size in pixels, one entry for each axis.
+        stride: Pixels per compressed token.
+        grid: Lookup grid of the image; the result is never larger.
+
+    Returns:
+        The quotients, rounded half up, each at least 1.
+    """
+    return tuple(
+        min(max((2 * side + stride) // (2 * stride), 1), cells) for side, cells in zip(img_size, grid, strict=True)
+    )
 
 
 def grid_of(size: Size, patch: Size, what: str = "image") -> Size:

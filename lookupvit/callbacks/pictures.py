@@ -27,12 +27,11 @@ class BatchPictures(Callback):
         if self.done or not trainer.is_global_zero:
             return
         self.done = True
-        if batch[0].ndim != 4 or not can_show(trainer):  # clips, or features in place of images
-            return
+        images = batch["images"] if isinstance(batch, dict) else batch[0]
+        if not isinstance(images, torch.Tensor) or images.ndim != 4 or not can_show(trainer):
+            return  # a list of images, clips, or features in place of images
         data = trainer.datamodule
-        grid = picture_grid(
-            batch[0][: self.count], getattr(data, "mean", None), getattr(data, "std", None), self.columns
-        )
+        grid = picture_grid(images[: self.count], getattr(data, "mean", None), getattr(data, "std", None), self.columns)
         show_picture(trainer, "train/batch", grid)
 
 

@@ -36,8 +36,13 @@ def resize_loaded_positions(task: LightningModule, checkpoint: dict[str, Any]) -
     """Resizes the positions in a checkpoint that is being loaded to the image size of the task's model, in place."""
     own, state = task.state_dict(), checkpoint.get("state_dict", {})  # sharded weights are read by their strategy
     for name in own.keys() & state.keys():
-        if common_name(name.removeprefix("model.")) == POSITIONS and state[name].shape != own[name].shape:
+        if common_name(_inner(name)) == POSITIONS and state[name].shape != own[name].shape:
             grid = with_facts(Weights({}), checkpoint.get("hyper_parameters")).grid
             if grid is not None and state[name].shape[2] == own[name].shape[2]:
                 resized = resize_positions(state[name], grid, tuple(facts(task.model)["grid"]))
                 checkpoint["state_dict"] = {**state, name: resized}
+
+
+def _inner(name: str) -> str:
+    """The name of a task's parameter in its model, or in the backbone of a dense one."""
+    return name.removeprefix("model.").removeprefix("features.backbone.")
