@@ -7,6 +7,7 @@ backward pass is not deterministic on CUDA; the matrices can be exported, and th
 Letters: B batch, D channels, `from_size` and `to_size` token grids such as (h, w) or (t, h, w).
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from math import floor, pi, prod
 from typing import NamedTuple
@@ -116,6 +117,22 @@ def check_compressed_size(size: int | Size, grid: Size) -> Size:
             "choose a smaller compressed_size or a larger image"
         )
     return size
+
+
+def size_at_stride(img_size: Sequence[int], stride: int, grid: Size) -> Size:
+    """The compressed grid with one token for every `stride` pixels along each axis: it follows the image's aspect.
+
+    Args:
+        img_size: Image size in pixels, one entry for each axis.
+        stride: Pixels per compressed token.
+        grid: Lookup grid of the image; the result is never larger.
+
+    Returns:
+        The quotients, rounded half up, each at least 1.
+    """
+    return tuple(
+        min(max((2 * side + stride) // (2 * stride), 1), cells) for side, cells in zip(img_size, grid, strict=True)
+    )
 
 
 def grid_of(size: Size, patch: Size, what: str = "image") -> Size:

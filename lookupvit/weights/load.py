@@ -288,4 +288,6 @@ def _reason_to_drop(model: nn.Module, name: str) -> str:
         ends = (f"{last}lookup_mlp.", *(f"{last}cross.{part}_infuse" for part in ("norm", "v", "proj")))
         if name.startswith(("heads.lookup.", "norms.lookup.", *ends)):
             return "this model reads the compressed tokens alone"
+    if "compressed" not in heads and "lookup" in heads and name.startswith(("heads.compressed.", "norms.compressed.")):
+        return "this model reads the lookup tokens alone"
     return ""

@@ -86,8 +86,9 @@ def lookupvit(
     head="both",
     infuse=True,
     pos_grid=None,
+    give_tokens=False,
 ):
-    """Logits (B, C) of the heads' mean."""
+    """Logits (B, C) of the heads' mean; or the normalised tokens of each head, (B, T, D) by its name."""
     s = {key: value.double() for key, value in state.items()}
     H = num_heads
     results = []
@@ -160,11 +161,16 @@ def lookupvit(
             # 4. light lookup MLP
             fl = [t + lin("lookup_mlp.fc2", gelu(lin("lookup_mlp.fc1", ln("lookup_mlp.norm", t)))) for t in fl]
 
-        logits = []
+        logits, normed = [], {}
         for name, tokens in (("compressed", fp), ("lookup", fl)):
             if head in ("both", name):
                 nw, nb = s[f"norms.{name}.weight"], s[f"norms.{name}.bias"]
-                pooled = sum(layer_norm(t, nw, nb) for t in tokens) / len(tokens)
+                normed[name] = [layer_norm(t, nw, nb) for t in tokens]
+                if give_tokens:
+                    continue
+                pooled = sum(normed[name]) / len(tokens)
                 logits.append(linear(pooled, s[f"heads.{name}.fc.weight"], s[f"heads.{name}.fc.bias"]))
-        results.append(sum(logits) / len(logits))
+        results.append(normed if give_tokens else sum(logits) / len(logits))
+    if give_tokens:
+        return {name: torch.stack([torch.stack(one[name]) for one in results]) for name in results[0]}
     return torch.stack(results)
