@@ -1,9 +1,12 @@
 """LightningDataModules, and the data sets and transforms below them; they know nothing of the models."""
 
 from datamodules.captions.coco import COCOCaptionsDataModule
+from datamodules.demos.dense_scenes import DenseScenesDataModule, DenseScenesInstancesDataModule
 from datamodules.demos.motion import MotionDataModule
 from datamodules.demos.scenes import ScenesDataModule
 from datamodules.demos.shapes import DemoDataModule
+from datamodules.dense.coco_instances import COCOInstancesDataModule
+from datamodules.dense.mask_folder import MaskFolderDataModule
 from datamodules.images.cifar10 import CIFAR10DataModule
 from datamodules.images.imagenet import ImageFolderDataModule, ImageNetDataModule
 from datamodules.images.imagenet21k import ImageNet21kDataModule
@@ -17,12 +20,16 @@ __all__ = [
     "CIFAR10CDataModule",
     "CIFAR10DataModule",
     "COCOCaptionsDataModule",
+    "COCOInstancesDataModule",
     "DemoDataModule",
+    "DenseScenesDataModule",
+    "DenseScenesInstancesDataModule",
     "ImageFolderDataModule",
     "ImageNet21kDataModule",
     "ImageNetDataModule",
     "ImageNetRobustnessDataModule",
     "KineticsDataModule",
+    "MaskFolderDataModule",
     "MotionDataModule",
     "SSv2DataModule",
     "ScenesDataModule",

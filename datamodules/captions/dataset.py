@@ -17,6 +17,7 @@ from datamodules.captions.tokenizer import Tokenizer
 from datamodules.images.collate import without_corrupt
 from datamodules.images.folder import ImagesToPredict, LabelledImages
 from datamodules.images.transforms import Pipeline
+from datamodules.loading.texts import Texts
 
 
 class Features(Protocol):
@@ -24,30 +25,6 @@ class Features(Protocol):
 
     def __getitem__(self, index: int) -> Tensor:
         """`(M, D)` of one image."""
-
-
-class _Texts:
-    """Lists of captions in one block of memory, which forked loader processes share without copying."""
-
-    def __init__(self, lists: Sequence[Sequence[str]]) -> None:
-        texts = [text.encode(errors="replace") for captions in lists for text in captions]
-        self.block = torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8)
-        self.ends = torch.tensor([len(text) for text in texts]).cumsum(0)
-        self.first = torch.tensor([0, *map(len, lists)]).cumsum(0)  # of each image, then the end
-
-    def count(self, index: int) -> int:
-        """Captions of an image."""
-        return int(self.first[index + 1] - self.first[index])
-
-    def get(self, index: int, number: int) -> str:
-        """One caption of an image."""
-        place = int(self.first[index]) + number
-        start = int(self.ends[place - 1]) if place else 0
-        return self.block[start : int(self.ends[place])].numpy().tobytes().decode()
-
-    def of(self, index: int) -> list[str]:
-        """All captions of an image."""
-        return [self.get(index, number) for number in range(self.count(index))]
 
 
 class CaptionedImages(Dataset):
@@ -67,7 +44,7 @@ class CaptionedImages(Dataset):
 
     def __init__(self, images: Sequence[Captioned], pipeline: Pipeline, skip_corrupt: bool = False) -> None:
         self.ids = torch.tensor([image.image_id for image in images])
-        self.texts = _Texts([image.captions for image in images])
+        self.texts = Texts([image.captions for image in images])
         self.images = LabelledImages(
             [(image.path, index) for index, image in enumerate(images)], pipeline.sample, skip_corrupt
         )

@@ -7,12 +7,12 @@ A layout is told by its files below the root:
   `dataset_flickr30k.json` beside one folder of images. Its training images are those of `train` and `restval`.
 """
 
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datamodules.loading.annotations import check_files, read_json
 from datamodules.loading.files import what_is_there
-from datamodules.loading.untrusted import inside, parse_json
+from datamodules.loading.untrusted import inside
 
 LAYOUTS = ("auto", "karpathy", "2017", "2014")
 _KARPATHY = ("dataset_coco.json", "dataset_flickr30k.json", "dataset_flickr8k.json")
@@ -79,7 +79,7 @@ def read_split(root: Path, layout: str, split: str) -> list[Captioned]:
     if not images:
         raise ValueError(f"{str(file)!r} has no images of the split {split!r}: name another with data.{split}_split")
     _check_captions(images, file)
-    _check_files(images, file)
+    check_files([image.path for image in images], file)
     return images
 
 
@@ -125,7 +125,7 @@ def _karpathy_file(root: Path) -> Path | None:
 
 
 def _parse(file: Path, root: Path, split: str) -> list[Captioned]:
-    data = _load(file)
+    data = read_json(file)
     try:
         if isinstance(data, dict) and "annotations" in data:
             return _coco(data, file, root)
@@ -137,18 +137,6 @@ def _parse(file: Path, root: Path, split: str) -> list[Captioned]:
             f"{str(file)!r} is no caption file: {error} is missing or of another kind; expected COCO's images and "
             "annotations (id, file_name; image_id, caption) or Karpathy's images (filename, split, sentences)"
         ) from error
-
-
-def _load(file: Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no annotations {str(file)!r}: {what_is_there(file.parent)}; to do without validation data set "
-            "data.val_split=train, or hold training images out with data.val_fraction=0.1"
-        )
-    try:
-        return parse_json(file.read_bytes(), "it")
-    except ValueError as error:  # also bytes that are no UTF-8
-        raise ValueError(f"{str(file)!r} is not valid JSON: {error}; download the file again") from error
 
 
 def _coco(data: dict[str, Any], file: Path, root: Path) -> list[Captioned]:
@@ -196,20 +184,4 @@ def _check_captions(found: list[Captioned], file: Path) -> None:
         raise ValueError(
             f"{len(without)} of {len(found)} images in {str(file)!r} have no caption, such as {without[0].image_id} "
             f"({Path(without[0].path).name}): add captions, or remove the images from the file"
-        )
-
-
-def _check_files(found: list[Captioned], file: Path) -> None:
-    listed: dict[str, set[str]] = {}  # listing each folder is faster than looking for each file
-    missing = []
-    for image in found:
-        folder, name = os.path.split(image.path)
-        if folder not in listed:
-            listed[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listed[folder]:
-            missing.append(image.path)
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of the {len(found)} images of {str(file)!r} are missing, such as {missing[0]!r}: "
-            f"{what_is_there(Path(missing[0]).parent)}; unpack the images there, or set data.root"
         )

@@ -43,20 +43,35 @@ def render_scene(scene: dict[str, Any], rng: np.random.Generator) -> Image.Image
         scene: From `scene_language.draw_scene`.
         rng: The only source of chance: of ground, shades and noise, not of the objects.
     """
+    return paint_scene(scene, rng)[0]
+
+
+def paint_scene(scene: dict[str, Any], rng: np.random.Generator) -> tuple[Image.Image, list[np.ndarray]]:
+    """As `render_scene`, with the mask of each object.
+
+    Args:
+        scene: From `scene_language.draw_scene`; objects do not overlap.
+        rng: As for `render_scene`.
+
+    Returns:
+        The picture, and for each object a bool `(size, size)`: the pixels that it covers by half or more.
+    """
     size = scene["size"]
     clouds = Image.fromarray(rng.integers(30, 95, (5, 5, 3), dtype=np.uint8)).resize(
         (size, size), Image.Resampling.BICUBIC
     )
     picture = np.asarray(clouds, np.float32)  # (size, size, 3)
+    masks = []
     for item in scene["objects"]:
         tilt = rng.uniform(-0.12, 0.12)  # radians, 7 degrees either way
         turn = item["radius"] * np.array([[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]])
         points = (np.asarray(_OUTLINES[item["shape"]]) @ turn + (item["x"], item["y"])) * OVERSAMPLE
         cover = coverage(draw_outline(size * OVERSAMPLE, [points]))  # (size, size, 1)
+        masks.append(cover[..., 0] >= 0.5)
         shade = np.asarray(_RGB[item["colour"]]) * rng.uniform(0.85, 1.05)
         picture = picture * (1 - cover) + shade * cover
     picture = picture + rng.normal(0, 4, picture.shape)
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)), masks
 
 
 def render_scenes(

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,12 +77,16 @@ class _ImageSamples:
         """Paths of the corrupt images left out so far (only with `skip_corrupt`)."""
         return [self.samples[index][0] for index in self._corrupt.nonzero().flatten().tolist()]
 
-    def _read(self, index: int) -> Tensor | None:
+    def _decode(self, index: int) -> Any:
+        """The image; with labels of its own, a subclass reads these here too, and raises a `CorruptImageError`."""
+        return decode_rgb(self.samples[index][0])
+
+    def _read(self, index: int) -> Any:
         if self.images is not None:
             # (3, H, W): one row of the cache. Nobody writes into it: every transform makes a new tensor.
             return None if self.skip_corrupt and self._corrupt[index] else self.images[index]
         try:
-            return decode_rgb(self.samples[index][0])
+            return self._decode(index)
         except CorruptImageError as error:
             if not self.skip_corrupt:
                 raise

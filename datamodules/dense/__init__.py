@@ -1,0 +1,1 @@
+"""Dense labels: semantic masks, and boxes with instance masks."""
