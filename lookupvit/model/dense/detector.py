@@ -5,42 +5,25 @@ Anchors, losses, sampling and suppression are torchvision's; the heads have ViTD
 Letters: B images, (Y, X) pixels, C channels of the pyramid, n objects of an image.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.roi_heads import paste_masks_in_image
-from torchvision.models.detection.rpn import RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.models.detection.transform import resize_boxes
 
 from lookupvit.checks import check_choice, check_positive
-from lookupvit.grid import Size
+from lookupvit.grid import Size, to_2tuple
+from lookupvit.model.dense.features import DenseFeatures
 from lookupvit.model.dense.pyramid import SimpleFeaturePyramid, pyramid_strides
+from lookupvit.model.dense.rcnn import OPTIONS, Padding, PyramidBackbone, build_fcos, build_rcnn
+from lookupvit.model.zoo import create_model, model_arguments
+from lookupvit.sizes import MODELS
 
-DETECTORS = ("mask_rcnn", "faster_rcnn", "fcos")
+DETECTORS = tuple(OPTIONS)
 PADS = ("native", "batch")
-_RCNN = tuple(
-    name
-    for name, of in signature(FasterRCNN).parameters.items()
-    if name.startswith(("rpn_", "box_", "bbox_")) and isinstance(of.default, int | float | tuple)
-)
-# Further arguments that torchvision's classes take, numbers all of them.
-OPTIONS = {
-    "mask_rcnn": _RCNN,
-    "faster_rcnn": _RCNN,
-    "fcos": ("center_sampling_radius", "score_thresh", "nms_thresh", "detections_per_img", "topk_candidates"),
-}
+_FEATURES = "net.backbone.features."  # of the backbone's parameters
 _MASKS_AT_ONCE = 16  # that are pasted as floats of the image's size
 
 
@@ -51,8 +34,11 @@ class Detector(nn.Module):
     all strides of the pyramid divide. They are taken as they come, normalised and in the size that is wanted.
 
     Args:
-        features: Backbone that gives maps `(B, D, h, w)`: a `DenseFeatures`.
+        name: Backbone, one of `lookupvit.list_models()`, of images.
         num_classes: Number of classes without the background; labels count from 1.
+        img_size: Native image size, int or (height, width); None keeps that of the name. It is rounded up to a
+            multiple of the coarsest stride.
+        compressed_size: Compressed grid of a LookupViT; None keeps that of the name.
         detector: "mask_rcnn", "faster_rcnn" or "fcos".
         out_channels: C, of the pyramid and of the heads' convolutions; 32 divides it for FCOS.
         strides: Strides of the pyramid, finest first. By default ViTDet's (4, 8, 16 and 32 for patches of 16, with one
@@ -60,10 +46,13 @@ class Detector(nn.Module):
         box_convs: Convolutions of the box head, before its linear layer.
         box_dim: Width of that linear layer.
         mask_convs: Convolutions of the mask head.
-        pad: To what the images are padded: "native", the backbone's own image size where they all fit into it, as
-            ViTDet does, so that positions and compressed tokens mean the same in each batch; or "batch", the largest
-            image of the batch, which costs less.
-        **options: Further arguments of torchvision's class, such as `box_detections_per_img`.
+        pad: To what the images are padded: "native", the native image size where they all fit into it, as ViTDet does,
+            so that positions and compressed tokens mean the same in each batch; or "batch", the largest image of the
+            batch, which costs less.
+        fuse_compressed: Whether the compressed tokens are resized to the lookup grid and added to the map.
+        drop_path_rate: Stochastic depth of the backbone's last block; it grows linearly from the first.
+        args: Further arguments of `lookupvit.create_model`.
+        detector_args: Further arguments of torchvision's class, numbers, such as `{"box_detections_per_img": 50}`.
 
     Raises:
         ValueError: For options that do not exist or do not fit, in one line.
@@ -71,8 +60,11 @@ class Detector(nn.Module):
 
     def __init__(
         self,
-        features: nn.Module,
+        name: str,
         num_classes: int,
+        img_size: int | tuple[int, int] | None = None,
+        *,
+        compressed_size: int | Size | None = None,
         detector: str = "mask_rcnn",
         out_channels: int = 256,
         strides: Sequence[int] | None = None,
@@ -80,30 +72,46 @@ class Detector(nn.Module):
         box_dim: int = 1024,
         mask_convs: int = 4,
         pad: str = "native",
-        **options: Any,
+        fuse_compressed: bool = False,
+        drop_path_rate: float = 0.0,
+        args: dict[str, Any] | None = None,
+        detector_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_choice("detector", detector, DETECTORS)
-        for name in options:
-            check_choice("detector_args", name, OPTIONS[detector])
         check_choice("pad", pad, PADS)
         check_positive(num_classes=num_classes, out_channels=out_channels, box_dim=box_dim)
-        patch_y, patch_x = features.stride
-        if patch_y != patch_x:
-            raise ValueError(f"patches of {patch_y}x{patch_x} pixels give no square anchors: take a square patch_size")
+        for option in detector_args or {}:
+            check_choice("detector_args", option, OPTIONS[detector])
         if detector == "fcos" and out_channels % 32:
             raise ValueError(f"out_channels={out_channels}: the groups of FCOS's norms need a multiple of 32")
+        known = model_arguments(name)
+        arguments = {**MODELS[name][1], **(args or {})}
+        patch_y, patch_x = to_2tuple(arguments["patch_size"])
+        if patch_y != patch_x:
+            raise ValueError(f"patches of {patch_y}x{patch_x} pixels give no square anchors: take a square patch_size")
         if strides is None:
             finest = pyramid_strides(patch_y)
             strides = finest if detector != "fcos" else tuple(2 * finest[0] * 2**step for step in range(5))
+        coarsest = max(strides) * (1 if detector == "fcos" else 2)  # the proposals' own level
+        native = to_2tuple(arguments["img_size"] if img_size is None else img_size)
+        given = {"drop_path_rate": drop_path_rate, **(args or {}), "num_classes": 0}
+        given["img_size"] = tuple(-(-side // coarsest) * coarsest for side in native)
+        if "compressed_size" in known:
+            given = {"head": "both" if fuse_compressed else "lookup", **given}
+        if compressed_size is not None:
+            given["compressed_size"] = compressed_size
+        features = DenseFeatures(create_model(name, **given), fuse_compressed)
         pyramid = SimpleFeaturePyramid(features.embed_dim, patch_y, out_channels, strides)
         self.detector, self.num_classes = detector, num_classes
-        backbone = PyramidBackbone(features, pyramid, proposals=detector != "fcos")
+        backbone, options = PyramidBackbone(features, pyramid, detector != "fcos"), dict(detector_args or {})
         if detector == "fcos":
-            self.net = _fcos(backbone, num_classes, options)
+            self.net = build_fcos(backbone, num_classes, options)
         else:
-            self.net = _rcnn(backbone, num_classes, detector == "mask_rcnn", box_convs, box_dim, mask_convs, options)
-        self.net.transform = Padding(features.img_size if pad == "native" else (1, 1), max(backbone.strides))
+            self.net = build_rcnn(
+                backbone, num_classes, detector == "mask_rcnn", box_convs, box_dim, mask_convs, options
+            )
+        self.net.transform = Padding(features.img_size if pad == "native" else (1, 1), coarsest)
 
     @property
     def features(self) -> nn.Module:
@@ -117,26 +125,29 @@ class Detector(nn.Module):
 
     def forward(
         self,
-        images: list[Tensor],
-        targets: list[dict[str, Tensor]] | None = None,
+        images: Sequence[Tensor],
         compressed_size: int | Size | None = None,
+        head: None = None,
+        targets: list[dict[str, Tensor]] | None = None,
         output_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Losses in training mode, detections in evaluation mode.
 
         Args:
             images: For each image `(3, Y, X)`, normalised.
+            compressed_size: Compressed grid of this call; the backbone's own by default.
+            head: Of classifiers; None here.
             targets: In training, for each image "boxes" `(n, 4)` in pixels (x1, y1, x2, y2), "labels" `(n,)` from 1
                 and, with Mask R-CNN, "masks" `(n, Y, X)`; n may be 0. Crowds are to be left out.
-            compressed_size: Compressed grid of this call; the backbone's own by default.
             output_sizes: The size (height, width) that the detections of each image are given at; its own by default.
 
         Returns:
             In training a dict of scalar losses. Otherwise for each image "boxes" `(n, 4)`, "scores" `(n,)` in falling
             order, "labels" `(n,)` and, with Mask R-CNN, "masks" `(n, height, width)`, bool.
         """
-        backbone = self.net.backbone
-        backbone.compressed_size = compressed_size
+        if head is not None:
+            raise ValueError(f"head={head!r} is of classifiers: a detector has none to choose, leave it out")
+        self.net.backbone.compressed_size = compressed_size
         if targets is not None and self.detector == "fcos":  # without a background its classes count from 0
             targets = [{**target, "labels": target["labels"] - 1} for target in targets]
         found = self.net(images, targets)
@@ -144,7 +155,7 @@ class Detector(nn.Module):
 
     def detect_at_sizes(
         self,
-        images: list[Tensor],
+        images: Sequence[Tensor],
         sizes: Sequence[Size | None],
         output_sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[list[dict[str, Tensor]]]:
@@ -160,7 +171,7 @@ class Detector(nn.Module):
         return results
 
     def _finished(
-        self, found: list[dict[str, Tensor]], images: list[Tensor], output_sizes: Sequence[tuple[int, int]] | None
+        self, found: list[dict[str, Tensor]], images: Sequence[Tensor], output_sizes: Sequence[tuple[int, int]] | None
     ) -> list[dict[str, Tensor]]:
         """Brings boxes and masks to the output's size: masks `(n, 1, 28, 28)` to `(n, height, width)`."""
         own = [tuple(image.shape[-2:]) for image in images]
@@ -172,6 +183,67 @@ class Detector(nn.Module):
                 pasted = [paste_masks_in_image(masks, boxes, output)[:, 0] > 0.5 for masks, boxes in pairs]
                 one["masks"] = torch.cat(pasted)
         return found
+
+    def forward_fixed(
+        self, images: Sequence[Tensor], compressed_size: int | Size | None = None, head: None = None
+    ) -> None:
+        """Runs every layer as in evaluation, but on a fixed number of regions: the count of what a call costs.
+
+        What depends on the picture is left out: which regions are proposed, cut out and suppressed. There are 1000
+        proposals and 100 detections (or what `detector_args` say), the most that there can be.
+        """
+        backbone = self.net.backbone
+        backbone.compressed_size = compressed_size
+        maps = list(backbone(self.net.transform(images)[0].tensors).values())
+        if self.detector == "fcos":
+            self.net.head(maps)
+            return
+        self.net.rpn.head(maps)
+        heads, channels = self.net.roi_heads, maps[0].shape[1]
+        proposals = len(images) * self.net.rpn._post_nms_top_n["testing"]
+        heads.box_predictor(heads.box_head(maps[0].new_zeros(proposals, channels, *heads.box_roi_pool.output_size)))
+        if self.has_masks:
+            found = len(images) * heads.detections_per_img
+            size = heads.mask_roi_pool.output_size
+            heads.mask_predictor(heads.mask_head(maps[0].new_zeros(found, channels, *size)))
+
+    # -- what the command line asks of every model ---------------------------------------------------------------------
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The `LookupViT` or `ViT`."""
+        return self.features.backbone
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Native image size (height, width), a multiple of the coarsest stride."""
+        return to_2tuple(self.backbone.img_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Pixels per cell of the backbone's map."""
+        return self.features.stride
+
+    @property
+    def compressed_size(self) -> Size | None:
+        """The backbone's compressed grid; None for a ViT."""
+        return self.backbone.compressed_size
+
+    @compressed_size.setter
+    def compressed_size(self, size: Size) -> None:
+        self.backbone.compressed_size = size
+
+    def padded(self, img_size: Sequence[int]) -> tuple[int, int]:
+        """The size (height, width) that an image of (height, width) pixels is padded to."""
+        return self.net.transform.padded(img_size)
+
+    def set_path(self, path: str) -> None:
+        """Sets the path of every block of a LookupViT."""
+        self.backbone.set_path(path)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Turns gradient checkpointing of each block on or off."""
+        self.backbone.set_grad_checkpointing(enable)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that should not decay although they are matrices."""
@@ -187,107 +259,3 @@ class Detector(nn.Module):
         if name.startswith(_FEATURES):
             return self.features.layer_id(name.removeprefix(_FEATURES))
         return self.num_layers - 1
-
-
-_FEATURES = "net.backbone.features."
-
-
-class PyramidBackbone(nn.Module):
-    """A backbone and its pyramid, as torchvision's detectors take them.
-
-    Args:
-        features: Backbone that gives one map.
-        pyramid: What makes several of it.
-        proposals: Whether one more map, every other pixel of the coarsest, serves the proposals.
-
-    Attributes:
-        compressed_size: Compressed grid of the next calls; None for the backbone's own.
-        given: A map `(B, D, h, w)` that the next calls take in place of the backbone's; None: none.
-        out_channels: C.
-        strides: Of all maps.
-    """
-
-    def __init__(self, features: nn.Module, pyramid: SimpleFeaturePyramid, proposals: bool) -> None:
-        super().__init__()
-        self.features, self.pyramid = features, pyramid
-        self.out_channels, self.proposals = pyramid.out_channels, proposals
-        self.strides = (*pyramid.strides, *([2 * pyramid.strides[-1]] if proposals else []))
-        self.compressed_size: int | Size | None = None
-        self.given: Tensor | None = None
-
-    def forward(self, images: Tensor) -> "OrderedDict[str, Tensor]":
-        """Images `(B, 3, Y, X)` to maps `(B, C, Y / s, X / s)` for each stride s, finest first."""
-        maps = self.pyramid(self.features(images, self.compressed_size) if self.given is None else self.given)
-        if self.proposals:
-            maps["pool"] = F.max_pool2d(maps[next(reversed(maps))], 1, 2)
-        return maps
-
-
-class Padding(GeneralizedRCNNTransform):
-    """Pads images to one size and changes nothing else: neither pixels nor targets nor detections.
-
-    Args:
-        least: Least size (height, width) that is padded to.
-        divisor: Padded sizes are multiples of it.
-    """
-
-    def __init__(self, least: tuple[int, int], divisor: int) -> None:
-        super().__init__(1, 1, [0.0] * 3, [1.0] * 3, size_divisible=divisor)
-        self.least = tuple(least)
-
-    def normalize(self, image: Tensor) -> Tensor:
-        """The image as it is."""
-        return image
-
-    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict | None]:
-        """Both as they are."""
-        return image, target
-
-    def batch_images(self, images: list[Tensor], size_divisible: int = 32) -> Tensor:
-        """Images `(3, Y, X)` to one batch `(B, 3, Y', X')`."""
-        sides = [
-            max(least, *(image.shape[axis] for image in images))
-            for axis, least in ((1, self.least[0]), (2, self.least[1]))
-        ]
-        height, width = (-(-side // size_divisible) * size_divisible for side in sides)
-        return torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images])
-
-    def postprocess(self, result: list[dict[str, Tensor]], *_: Any) -> list[dict[str, Tensor]]:
-        """The detections as they are."""
-        return result
-
-
-def _rcnn(
-    backbone: PyramidBackbone,
-    num_classes: int,
-    masks: bool,
-    box_convs: int,
-    box_dim: int,
-    mask_convs: int,
-    options: dict,
-) -> FasterRCNN:
-    channels, norm = backbone.out_channels, partial(LayerNorm2d, eps=1e-6)
-    names = [str(place) for place in range(len(backbone.pyramid.strides))]
-    anchors = AnchorGenerator(
-        tuple((8 * stride,) for stride in backbone.strides), ((0.5, 1.0, 2.0),) * len(backbone.strides)
-    )
-    heads = {
-        "rpn_anchor_generator": anchors,
-        "rpn_head": RPNHead(channels, anchors.num_anchors_per_location()[0], conv_depth=2),
-        "box_roi_pool": MultiScaleRoIAlign(names, output_size=7, sampling_ratio=2),
-        "box_head": FastRCNNConvFCHead((channels, 7, 7), [channels] * box_convs, [box_dim], norm_layer=norm),
-        "box_predictor": FastRCNNPredictor(box_dim, num_classes + 1),
-        "rpn_post_nms_top_n_train": 1000,
-    }
-    if masks:
-        heads |= {
-            "mask_roi_pool": MultiScaleRoIAlign(names, output_size=14, sampling_ratio=2),
-            "mask_head": MaskRCNNHeads(channels, [channels] * mask_convs, 1, norm_layer=norm),
-            "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
-        }
-    return (MaskRCNN if masks else FasterRCNN)(backbone, **{**heads, **options})
-
-
-def _fcos(backbone: PyramidBackbone, num_classes: int, options: dict) -> FCOS:
-    anchors = AnchorGenerator(tuple((stride,) for stride in backbone.strides), ((1.0,),) * len(backbone.strides))
-    return FCOS(backbone, num_classes, anchor_generator=anchors, **{"score_thresh": 0.05, **options})
