@@ -2,6 +2,7 @@
 
 from lookupvit.tasks.captioning import CaptioningTask
 from lookupvit.tasks.classification import ClassificationTask
+from lookupvit.tasks.detection import DetectionTask
 from lookupvit.tasks.video import VideoTask
 
-__all__ = ["CaptioningTask", "ClassificationTask", "VideoTask"]
+__all__ = ["CaptioningTask", "ClassificationTask", "DetectionTask", "VideoTask"]

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torchvision.models.detection import FCOS, FasterRCNN, MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
@@ -132,10 +133,20 @@ def build_rcnn(
             "mask_head": MaskRCNNHeads(channels, [channels] * mask_convs, 1, norm_layer=norm),
             "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes + 1),
         }
+    for name in ("rpn_head", "box_predictor", "mask_predictor"):
+        if name in heads:
+            heads[name].register_forward_hook(_in_float32)
     return (MaskRCNN if masks else FasterRCNN)(backbone, **{**heads, **options})
 
 
 def build_fcos(backbone: PyramidBackbone, num_classes: int, options: dict) -> FCOS:
     """FCOS, with one place to predict at per cell; its labels count from 0."""
     anchors = AnchorGenerator(tuple((stride,) for stride in backbone.strides), ((1.0,),) * len(backbone.strides))
-    return FCOS(backbone, num_classes, anchor_generator=anchors, **{"score_thresh": 0.05, **options})
+    net = FCOS(backbone, num_classes, anchor_generator=anchors, **{"score_thresh": 0.05, **options})
+    net.head.register_forward_hook(_in_float32)
+    return net
+
+
+def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """What a head predicts, in float32 under autocast, too: bfloat16 would round a box at 1000 px to 4 px."""
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) else x, output)
