@@ -33,7 +33,7 @@ class EpochLines(Callback):
         seconds = time.perf_counter() - self._start - self._validation
         metrics = [
             f"{name} {float(trainer.callback_metrics[name]):.4f}"
-            for name in ("train/loss", "val/loss", "val/top1", "val/cider")
+            for name in ("train/loss", "val/loss", "val/top1", "val/cider", "val/miou")
             if name in trainer.callback_metrics
         ]
         print(

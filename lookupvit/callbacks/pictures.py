@@ -26,12 +26,11 @@ class BatchPictures(Callback):
         if self.done or not trainer.is_global_zero:
             return
         self.done = True
-        if batch[0].ndim != 4:  # clips, or features in place of images
+        images = batch["images"] if isinstance(batch, dict) else batch[0]
+        if not isinstance(images, torch.Tensor) or images.ndim != 4:  # a list, clips, or features in place of images
             return
         data = trainer.datamodule
-        grid = picture_grid(
-            batch[0][: self.count], getattr(data, "mean", None), getattr(data, "std", None), self.columns
-        )
+        grid = picture_grid(images[: self.count], getattr(data, "mean", None), getattr(data, "std", None), self.columns)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("train/batch", grid, trainer.global_step)

@@ -1,4 +1,4 @@
-"""The encoder of a captioner from a file of weights: of a classifier, of another captioner, or of a plain ViT."""
+"""The encoder of a captioner or a segmenter from a file of weights: of any model with such an encoder, or of a ViT."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def load_encoder(
 
     Args:
         encoder: A `LookupViT` or `ViT`.
-        source: What `initialise` takes, or the checkpoint of a captioner, whose encoder is taken.
+        source: What `initialise` takes, or the checkpoint of a captioner or a segmenter, whose encoder is taken.
         pixels: How the data normalise their images. Where the weights were trained with another normalisation, the
             patch embedding makes up for it, see `fold_normalisation`. None: they normalise alike.
         verbose: Print what became of each tensor.
@@ -30,7 +30,7 @@ def load_encoder(
     """
     weights = find_weights(source)
     weights.state, others = _of_encoder(weights.state)
-    weights.dropped |= dict.fromkeys(others, "of the captioner, not of its encoder")
+    weights.dropped |= dict.fromkeys(others, "not of the encoder")
     for name, (theirs, here) in other_options(encoder, weights).items():
         raise ValueError(
             f"weights {source} were trained with {name}={theirs!r}, the encoder has {here!r}: "
@@ -47,6 +47,8 @@ def load_encoder(
 
 
 def _of_encoder(state: dict) -> tuple[dict, list[str]]:
-    """The tensors of a captioner's encoder, and the names of all others; of any other model all tensors."""
-    inner = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-    return (inner, [name for name in state if not name.startswith("encoder.")]) if inner else (state, [])
+    """The tensors of the encoder within another model, and the names of all others; of a classifier all tensors."""
+    ends = ("vit.patch_embed.proj.weight", "patch_embed.proj.weight", "embed.proj.weight")
+    prefix = next((name.removesuffix(end) for end in ends for name in state if name.endswith(end)), "")
+    inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return inner, [name for name in state if not name.startswith(prefix)]

@@ -16,7 +16,7 @@ from lookupvit.callbacks.resume import ExactResume
 from lookupvit.checkpoints.contents import CLASS_NAMES, PREPROCESSING, SCORES, TASK, contents_of
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.tasks.belonging import compare_with_data
-from lookupvit.tasks.optim import OPTIMIZERS, build_optimizer, decayed_names, parameter_groups, warmup_cosine
+from lookupvit.tasks.optim import OPTIMIZERS, SCHEDULES, build_optimizer, decayed_names, parameter_groups
 from lookupvit.tasks.sharding import shard_blocks, unsharded_class
 
 # Hyper-parameters of a parameter group that the present run decides, also after a resume.
@@ -30,7 +30,8 @@ class Task(LightningModule):
 
     Args:
         lr: Highest learning rate. It is used as given: it does not change with the number of devices.
-        min_lr: Learning rate at the end of the cosine.
+        min_lr: Learning rate at the end of the schedule.
+        schedule: What follows the warm-up: `"cosine"`, half a cosine, or `"poly"`, (1 - progress) to the power of 0.9.
         weight_decay: Weight decay, on matrices only.
         optimizer: `"adamw"` or `"sgd"` (without Nesterov's momentum, as in ViViT).
         betas: AdamW's betas.
@@ -53,6 +54,7 @@ class Task(LightningModule):
         self,
         lr: float = 1e-3,
         min_lr: float = 0.0,
+        schedule: str = "cosine",
         weight_decay: float = 0.05,
         optimizer: str = "adamw",
         betas: tuple[float, float] = (0.9, 0.999),
@@ -70,12 +72,14 @@ class Task(LightningModule):
             weight_decay >= 0, f"weight_decay {weight_decay} is negative, which lets the weights grow: 0 turns it off"
         )
         check(optimizer in OPTIMIZERS, f"optimizer {optimizer!r} is unknown: choose one of {', '.join(OPTIMIZERS)}")
+        check(schedule in SCHEDULES, f"schedule {schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
         check(0 <= momentum < 1, f"momentum {momentum} is not in [0, 1)")
         check(0 < layer_decay <= 1, f"layer_decay {layer_decay} is not in (0, 1]: 1 turns it off")
         check(ema_decay is None or 0 < ema_decay < 1, f"ema_decay {ema_decay} is not in (0, 1): null turns it off")
         check(ema_decay is not None or not ema_warmup, "ema_warmup needs an average: set ema_decay, such as 0.9999")
         check(not (warmup_epochs and warmup_steps), "warmup_epochs and warmup_steps are both set: set one of them to 0")
         self.lr, self.min_lr, self.weight_decay = lr, min_lr, weight_decay
+        self.schedule = schedule
         self.optimizer, self.betas, self.momentum = optimizer, tuple(betas), momentum
         self.warmup_epochs, self.warmup_steps = warmup_epochs, warmup_steps
         self.layer_decay, self.ema_decay, self.ema_warmup = layer_decay, ema_decay, ema_warmup
@@ -88,6 +92,14 @@ class Task(LightningModule):
     def _note_decayed(self) -> None:
         """Notes which parameters decay, before a wrapper changes their shapes; call it once `self.model` is built."""
         self._decayed = decayed_names(self.model, self.model.no_weight_decay())
+
+    def _refuse_timed_budget(self, stage: str) -> None:
+        """Raises if a budget of time would choose the size to train at."""
+        check(
+            self.hparams.get("budget_ms") is None or stage != "fit",
+            "budget_ms is measured anew on each machine, so that it chooses no size to train at: give budget_gmacs or "
+            "compressed_size",
+        )
 
     def configure_model(self) -> None:
         """Shards the parameters where the strategy is FSDP2 (`ModelParallelStrategy`)."""
@@ -107,13 +119,13 @@ class Task(LightningModule):
         )
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The optimiser, and its schedule for each step: a linear warm-up and a cosine."""
+        """The optimiser, and its schedule for each step: a linear warm-up, then `schedule`."""
         groups = self._parameter_groups()
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         optimizer = build_optimizer(self.optimizer, groups, self.betas, self.momentum, scaled)
         self._group_options = [{k: g[k] for k in _GROUP_OPTIONS if k in g} for g in optimizer.param_groups]
         total, warmup = self._schedule_steps()
-        factor = warmup_cosine(total, warmup, self.min_lr / self.lr)
+        factor = SCHEDULES[self.schedule](total, warmup, self.min_lr / self.lr)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
 

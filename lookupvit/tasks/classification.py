@@ -11,7 +11,7 @@ from lookupvit.grid import Tokens
 from lookupvit.tasks.base import check
 from lookupvit.tasks.classifier import ClassifierTask
 from lookupvit.tasks.losses import LOSSES, classification_loss, distillation_loss, feature_loss, mean_logits, pooled
-from lookupvit.tasks.sampling import Size, draw_size, sandwich_sizes
+from lookupvit.tasks.sampling import Size, sizes_of_step
 from lookupvit.tasks.scores import SetScores, new_samples
 from lookupvit.tasks.teacher import Lesson, Teacher
 
@@ -125,11 +125,8 @@ class ClassificationTask(ClassifierTask):
 
     def training_sizes(self, step: int) -> list[Size | None]:
         """Compressed sizes of the training step `step`; with the sandwich rule the largest comes first."""
-        if self.compressed_sizes is None:
-            return [self.compressed_size]
-        if self.sandwich:
-            return sandwich_sizes(self.compressed_sizes, self.size_weights, run_seed(), step)
-        return [draw_size(self.compressed_sizes, self.size_weights, run_seed(), step)]
+        sizes = self.compressed_sizes or [self.compressed_size]
+        return sizes_of_step(sizes, self.size_weights, run_seed(), step, self.sandwich)
 
     def _loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return classification_loss(logits.float(), targets, self.loss, self.label_smoothing)

@@ -1,24 +1,21 @@
 """The classifier in training: its model, the sizes that it runs at, its scores, and what its checkpoints carry."""
 
-import contextlib
-from math import prod
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import nn
 
-from lookupvit.analysis.budget import largest_size
 from lookupvit.analysis.cascade.cascade import Cascade
-from lookupvit.checkpoints.contents import TRAINED_SIZES, contents_of
 from lookupvit.grid import Tokens, check_compressed_size
 from lookupvit.interop.warm_start import initialise
-from lookupvit.model.zoo import create_model, model_arguments
+from lookupvit.model.zoo import create_model
 from lookupvit.tasks.base import Task, check
-from lookupvit.tasks.belonging import check_cascade, choose_size, say_sizes, say_untrained
+from lookupvit.tasks.belonging import check_cascade
 from lookupvit.tasks.losses import mean_logits
-from lookupvit.tasks.sampling import Size, check_sizes
+from lookupvit.tasks.sampling import Size
 from lookupvit.tasks.scores import STAGES, Scores
+from lookupvit.tasks.sizes import budgeted_size, keep_sizes, plan_sizes, sizes_of_checkpoint
 from lookupvit.tasks.starting import freeze_layers, resize_loaded_positions
 
 
@@ -83,35 +80,17 @@ class ClassifierTask(Task):
         super().__init__(**options)
         self.save_hyperparameters()  # of this class and of those below it
         self.init_from, self.eval_head, self.size_weights = init_from, eval_head, size_weights
-        check(
-            compressed_sizes is not None or not size_weights,
-            "sandwich and size_weights need compressed_sizes: give those too, such as [[3, 3], [5, 5]]",
-        )
-        self.compressed_sizes = None if compressed_sizes is None else check_sizes(compressed_sizes, size_weights)
-        evaluated = self.compressed_sizes if eval_compressed_sizes is None else check_sizes(eval_compressed_sizes)
-        self.eval_sizes = evaluated or []
-        check(
-            not (self.eval_sizes or self.compressed_sizes) or "compressed_size" in model_arguments(name),
-            f"{name} has no compressed tokens: leave compressed_sizes and eval_compressed_sizes out",
-        )
-        if compressed_size is None and self.compressed_sizes:
-            compressed_size = max(self.compressed_sizes, key=prod)
-        self.compressed_size = tuple(compressed_size) if compressed_size is not None else None
+        sizes = plan_sizes(name, compressed_size, compressed_sizes, size_weights, eval_compressed_sizes)
+        self.compressed_size, self.compressed_sizes, self.eval_sizes = sizes
         self.trained_sizes: list[Size] | None = None  # those of the checkpoint that was loaded
 
         arguments = {"num_classes": num_classes, "img_size": img_size, "drop_path_rate": drop_path_rate, **(args or {})}
         if self.compressed_size is not None:
             arguments["compressed_size"] = self.compressed_size
         self.model = create_model(name, **arguments)
-        check(budget_gmacs is None or budget_ms is None, "budget_gmacs and budget_ms are two budgets: give one of them")
-        check(
-            budget_ms is None or self.model.compressed_size is not None,
-            "budget_ms chooses a compressed size, which a plain ViT does not have: leave it out",
-        )
-        if budget_gmacs is not None:
-            candidates = None if untrained_sizes else self.compressed_sizes
-            fitting = largest_size(self.model, gmacs=budget_gmacs, head=eval_head, candidates=candidates)
-            self.compressed_size = self.model.compressed_size = fitting
+        candidates = None if untrained_sizes else self.compressed_sizes
+        if (size := budgeted_size(self.model, budget_gmacs, budget_ms, candidates, eval_head)) is not None:
+            self.compressed_size = self.model.compressed_size = size
         self.cascade = None if cascade is None else Cascade.load(cascade)
         for size in [*self.eval_sizes, *(self.compressed_sizes or []), *(self.cascade.sizes if self.cascade else ())]:
             check_compressed_size(size, self.model.embed.grid_size)
@@ -141,11 +120,7 @@ class ClassifierTask(Task):
             f"cascade is of predict, not of {getattr(stage, 'value', stage)}: set --model.cascade null; "
             "lookupvit sweep scores cascades",
         )
-        check(
-            self.hparams.get("budget_ms") is None or stage != "fit",
-            "budget_ms is measured anew on each machine, so that it chooses no size to train at: give budget_gmacs or "
-            "compressed_size",
-        )
+        self._refuse_timed_budget(stage)
         if stage == "fit" and self.init_from is not None:
             initialise(self.model, self.init_from, verbose=rank_zero_only.rank == 0)
         if self.compile_model:
@@ -184,16 +159,7 @@ class ClassifierTask(Task):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps the sizes that were trained, and puts the results of `init_from` and `budget_gmacs` in their place."""
         super().on_save_checkpoint(checkpoint)
-        trains = self.trained_sizes is None or self.trainer.state.fn == "fit"
-        if self.model.compressed_size is not None:
-            sizes = (self.compressed_sizes or [self.model.compressed_size]) if trains else self.trained_sizes
-            checkpoint[TRAINED_SIZES] = [list(size) for size in sizes]
-        if "hyper_parameters" not in checkpoint:
-            return
-        hyper = {**checkpoint["hyper_parameters"], "init_from": None}  # the checkpoint's weights replace the first ones
-        if hyper.get("budget_gmacs") is not None:
-            hyper |= {"budget_gmacs": None, "compressed_size": list(self.model.compressed_size)}
-        checkpoint["hyper_parameters"] = hyper
+        keep_sizes(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Chooses the size where a budget is given, and warns of sizes that the checkpoint was not trained at.
@@ -203,24 +169,13 @@ class ClassifierTask(Task):
         """
         stage = None if self._trainer is None else self.trainer.state.fn
         if self.model.compressed_size is not None and stage != "fit":
-            contents = contents_of(checkpoint, self._checkpoint_name)
-            gmacs, ms = self.hparams.get("budget_gmacs"), self.hparams.get("budget_ms")
+            sizes = list(self.cascade.sizes) if self.cascade else [self.model.compressed_size]
+            sizes += self.eval_sizes if stage in ("validate", "test") else ()
+            contents, size = sizes_of_checkpoint(self, checkpoint, self._checkpoint_name, self.eval_head, sizes)
             self.trained_sizes = contents.trained_sizes
-            if gmacs is not None or ms is not None:
-                untrained = self.hparams.get("untrained_sizes", False)
-                with contextlib.ExitStack() as stack:
-                    if ms is not None and self._trainer is not None:  # timed where, and as precisely as, it will run
-                        self.to(self.trainer.strategy.root_device)
-                        stack.enter_context(self.trainer.precision_plugin.forward_context())
-                    size = choose_size(self.model, gmacs, ms, contents, self.eval_head, untrained)
+            if size is not None:
                 self.compressed_size = self.model.compressed_size = size
                 self._build_scores()
-            else:
-                sizes = list(self.cascade.sizes) if self.cascade else [self.model.compressed_size]
-                sizes += self.eval_sizes if stage in ("validate", "test") else ()
-                say_untrained(contents, sizes)
-                if stage is not None and not hasattr(self.model, "num_frames"):  # costs are counted of images alone
-                    say_sizes(self.model, contents, sizes, self.eval_head)
             if self.cascade is not None:
                 check_cascade(self.cascade, self.hparams.cascade, checkpoint, self.model.img_size)
         super().on_load_checkpoint(checkpoint)

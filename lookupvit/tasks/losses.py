@@ -70,3 +70,48 @@ def pooled(tokens: Tokens) -> torch.Tensor:
 def mean_logits(logits: dict[str, torch.Tensor]) -> torch.Tensor:
     """Mean `(B, C)` of the heads' logits, each `(B, C)`."""
     return torch.stack(list(logits.values())).mean(dim=0)
+
+
+def segmentation_loss(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    ignore_index: int = 255,
+    class_weights: torch.Tensor | None = None,
+    dice_weight: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy of the pixels that count, and a share of soft Dice.
+
+    Args:
+        logits: `(B, C, Y, X)`.
+        masks: Classes `(B, Y, X)`.
+        ignore_index: Class of pixels that do not count.
+        class_weights: Weight of each class in the cross-entropy, `(C,)`; None: equal.
+        dice_weight: Weight of `dice_loss`, which is added.
+
+    Returns:
+        A scalar, in nats; 0 where no pixel counts.
+    """
+    logits, valid = logits.float(), masks != ignore_index
+    loss = F.cross_entropy(logits, masks, class_weights, ignore_index=ignore_index, reduction="sum")
+    classes = masks[valid]
+    count = classes.numel() if class_weights is None else float(class_weights[classes].sum())
+    loss = loss / max(count, 1e-6)
+    return loss + dice_weight * dice_loss(logits, masks, valid) if dice_weight else loss
+
+
+def dice_loss(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """One minus the soft Dice coefficient, averaged over the classes that occur in the batch.
+
+    Args:
+        logits: `(B, C, Y, X)`.
+        masks: Classes `(B, Y, X)`.
+        valid: Pixels that count `(B, Y, X)`.
+
+    Returns:
+        A scalar in 0..1.
+    """
+    found = logits.softmax(dim=1).transpose(0, 1)[:, valid]  # (B, C, Y, X) -> (C, B, Y, X) -> (C, P)
+    truth = F.one_hot(masks[valid], logits.shape[1]).T.to(found.dtype)  # (P,) -> (P, C) -> (C, P)
+    occurs = truth.sum(dim=1) > 0
+    dice = 2 * (found * truth).sum(dim=1) / (found.sum(dim=1) + truth.sum(dim=1)).clamp(min=1e-6)
+    return (1 - dice)[occurs].mean() if occurs.any() else logits.sum() * 0

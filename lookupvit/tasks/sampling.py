@@ -66,3 +66,12 @@ def sandwich_sizes(sizes: Sequence[Size], weights: Sequence[float] | None, seed:
     if middle and (inner is None or sum(inner) > 0):
         chosen.append(draw_size([sizes[i] for i in middle], inner, seed, step))
     return chosen
+
+
+def sizes_of_step(
+    sizes: Sequence[Size | None], weights: Sequence[float] | None, seed: int, step: int, sandwich: bool = False
+) -> list[Size | None]:
+    """The compressed sizes of a training step: the only one, one drawn at random, or those of the sandwich rule."""
+    if len(sizes) == 1:
+        return [sizes[0]]
+    return sandwich_sizes(sizes, weights, seed, step) if sandwich else [draw_size(sizes, weights, seed, step)]

@@ -9,7 +9,9 @@ from lookupvit.weights.file import Weights, facts, with_facts
 from lookupvit.weights.resize import resize_positions
 from lookupvit.weights.vit_names import common_name
 
-_POSITIONS = ("model.embed.pos_embed", "model.vit.pos_embed")
+_POSITIONS = tuple(
+    f"model.{prefix}{kind}.pos_embed" for prefix in ("", "features.backbone.") for kind in ("embed", "vit")
+)
 
 
 def freeze_layers(model: nn.Module, freeze: int | str) -> None:
@@ -40,5 +42,7 @@ def resize_loaded_positions(task: LightningModule, checkpoint: dict[str, Any]) -
         if name in own and name in state and state[name].shape != own[name].shape:
             grid = with_facts(Weights({}), checkpoint.get("hyper_parameters")).grid
             if grid is not None and state[name].shape[2] == own[name].shape[2]:
-                resized = resize_positions(state[name], grid, tuple(facts(task.model)["grid"]))
+                resized = resize_positions(
+                    state[name], grid, tuple(facts(getattr(task.model, "backbone", task.model))["grid"])
+                )
                 checkpoint["state_dict"] = {**state, name: resized}
