@@ -119,6 +119,11 @@ def check_compressed_size(size: int | Size, grid: Size) -> Size:
     return size
 
 
+def covering_grid(size: Sequence[int], patch: Size) -> Size:
+    """The lookup grid of an input that is padded until `patch` divides it."""
+    return tuple(-(-side // step) for side, step in zip(size, patch, strict=True))
+
+
 def size_at_stride(img_size: Sequence[int], stride: int, grid: Size) -> Size:
     """The compressed grid with one token for every `stride` pixels along each axis: it follows the image's aspect.
 

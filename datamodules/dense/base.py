@@ -117,6 +117,8 @@ class DenseDataModule(SplitDataModule):
         ValueError, FileNotFoundError: One line that names the path or option, what was found and what to do.
     """
 
+    test_is_public = True  # False: the labels of `test` are withheld
+
     def __init__(
         self,
         root: str,
@@ -176,7 +178,7 @@ class DenseDataModule(SplitDataModule):
         return self._labelled(self._split(self.val_split), self.val_split)
 
     def _test_dataset(self) -> Dataset:
-        split = self.test_split or ("test" if self._has("test") else None)
+        split = self.test_split or ("test" if self.test_is_public and self._has("test") else None)
         if split is None or (split == self.val_split and not self.val_fraction):
             return self.dataset("val")
         return self._labelled(self._split(split), split)
@@ -187,7 +189,8 @@ class DenseDataModule(SplitDataModule):
 
     def to_check(self) -> dict[str, DenseImages]:
         """The data sets of all splits on disk, whatever is wrong with their files: for `lookupvit check-data`."""
-        splits = dict.fromkeys([self.train_split, self.val_split, self.test_split or "test"])
+        test = self.test_split or ("test" if self.test_is_public else None)
+        splits = [split for split in dict.fromkeys([self.train_split, self.val_split, test]) if split]
         found = {split: self._labelled(self._samples(split), split) for split in splits if self._has(split)}
         return found or {self.train_split: self._labelled(self._samples(self.train_split), self.train_split)}
 

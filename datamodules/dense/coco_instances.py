@@ -22,6 +22,8 @@ class COCOInstancesDataModule(DetectionDataModule):
         kwargs: As for `DetectionDataModule`.
     """
 
+    test_is_public = False
+
     def __init__(
         self,
         root: str,
@@ -70,11 +72,6 @@ class COCOInstancesDataModule(DetectionDataModule):
 
     def _has(self, split: str) -> bool:
         return self._source(split).is_file()
-
-    def _test_dataset(self) -> Any:
-        if self.test_split is None:  # COCO's test images have no objects in public
-            return self.dataset("val")
-        return super()._test_dataset()
 
     def _samples(self, split: str) -> list[tuple[str, Instances]]:
         categories, images = read_instances(self._source(split), self._folder(split))

@@ -3,6 +3,7 @@
 Letters: `H, W` height and width of an image, `n` objects in it.
 """
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -74,16 +75,22 @@ class InstanceImages(DenseImages):
         boxes = tv_tensors.BoundingBoxes(corners.float(), format="XYXY", canvas_size=(height, width))
         target = {"boxes": boxes, "labels": torch.tensor([item["label"] for item in objects], dtype=torch.int64)}
         if self.masks:
-            target["masks"] = tv_tensors.Mask(self._masks(path, objects, height, width))
+            target["masks"] = tv_tensors.Mask(self._masks(path, objects, height, width, size is None))
         target["iscrowd"] = torch.tensor([item["iscrowd"] for item in objects], dtype=torch.int64)
         return image, target | {"area": area.float(), "image_id": number}
 
-    def _masks(self, path: str, objects: list[dict[str, Any]], height: int, width: int) -> Tensor:
+    def _masks(self, path: str, objects: list[dict[str, Any]], height: int, width: int, parts: bool) -> Tensor:
         """`(n, H, W)` uint8."""
         masks = np.zeros((len(objects), height, width), np.uint8)
         for mask, item in zip(masks, objects, strict=True):
             try:
-                mask[:] = decode_segmentation(item["segmentation"], height, width)
+                outline = item["segmentation"]
+                if parts and outline is not None:  # parts of the image's sides
+                    outline = [
+                        [side * part for side, part in zip(cycle((width, height)), one, strict=False)]
+                        for one in outline
+                    ]
+                mask[:] = decode_segmentation(outline, height, width)
             except ValueError as error:
                 raise BadSampleError(
                     f"the annotation {item['id']} of the image {path!r}: {error}; correct it, set data.masks=false for "

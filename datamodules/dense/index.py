@@ -46,17 +46,19 @@ def read_categories(file: Path) -> list[Category]:
     Raises:
         FileNotFoundError, ValueError: It is missing or malformed.
     """
-    return _categories(_read(file), file)
+    return categories_of(read_coco(file), file)
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_coco(file: Path) -> dict[str, Any]:
+    """The content of a file in COCO's form, with its lists of images and categories."""
     data = read_json(file)
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "categories")):
         raise ValueError(f"{str(file)!r} is no COCO file: expected lists of images, annotations and categories")
     return data
 
 
-def _categories(data: dict[str, Any], file: Path) -> list[Category]:
+def categories_of(data: dict[str, Any], file: Path) -> list[Category]:
+    """The classes of that, in the order of their numbers."""
     try:
         found = sorted(Category(int(item["id"]), str(item["name"])) for item in data["categories"])
     except (KeyError, TypeError, ValueError) as error:
@@ -77,8 +79,8 @@ def read_instances(file: Path, folder: Path) -> tuple[list[Category], list[Insta
         FileNotFoundError: The file is missing.
         ValueError: It is malformed, or names an image or a category that it does not have.
     """
-    data = _read(file)
-    categories = _categories(data, file)
+    data = read_coco(file)
+    categories = categories_of(data, file)
     labels = {category.id: label for label, category in enumerate(categories, 1)}
     where = repr(str(file))
     images: dict[int, Instances] = {}

@@ -44,8 +44,17 @@ def read_numbers(path: str | os.PathLike) -> np.ndarray:
     Raises:
         BadSampleError: If the file is missing, damaged, or has colours in place of numbers.
     """
+    return _read(path, _NUMBERS, "colours in place of class numbers; save one number per pixel (8-bit grey or palette)")
+
+
+def read_colours(path: str | os.PathLike) -> np.ndarray:
+    """The pixels of a mask whose numbers are written as colours, `(H, W, 3)`; raises what `read_numbers` does."""
+    return _read(path, ("RGB",), "no red, green and blue, in which panoptic labels are written; get the file again")
+
+
+def _read(path: str | os.PathLike, modes: tuple[str, ...], otherwise: str) -> np.ndarray:
     try:
-        return with_retries(lambda: _open(os.fspath(path)))
+        return with_retries(lambda: _open(os.fspath(path), modes, otherwise))
     except FileNotFoundError:
         raise BadSampleError(f"no mask {str(path)!r}; add it, or leave its image out with data.exclude") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -57,14 +66,11 @@ def read_numbers(path: str | os.PathLike) -> np.ndarray:
         ) from error
 
 
-def _open(path: str) -> np.ndarray:
+def _open(path: str, modes: tuple[str, ...], otherwise: str) -> np.ndarray:
     with Image.open(path, formats=_FORMATS) as image:
         check_pixels(*image.size)
-        if image.mode not in _NUMBERS:
-            raise BadSampleError(
-                f"the mask {path!r} has {image.mode} pixels, colours in place of class numbers; save one number per "
-                "pixel (an 8-bit grey or palette PNG)"
-            )
+        if image.mode not in modes:
+            raise BadSampleError(f"the mask {path!r} has {image.mode} pixels, {otherwise}")
         return np.asarray(image)
 
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from lookupvit.analysis.cost import model_macs
-from lookupvit.grid import Size, check_compressed_size, grid_of, size_name, to_2tuple
+from lookupvit.analysis.cost import lookup_grid, model_macs
+from lookupvit.grid import Size, check_compressed_size, size_name, to_2tuple
 from lookupvit.model.lookupvit import LookupViT
 
 ROUNDS = 7  # timed calls of one size; the median counts
@@ -59,7 +59,7 @@ def fit_budget(
     """The largest compressed size that fits in a budget, and what it and the next one cost.
 
     Args:
-        model: The model; for a budget of time it runs where its parameters are, in their type.
+        model: A model, or a segmenter; for a budget of time it runs where its parameters are, in their type.
         gmacs: Budget in 1e9 multiply-adds per image, counted along the path that the model takes.
         ms: Budget in milliseconds per call, measured here and now; give one of the two.
         img_size: Pixels; the model's own by default.
@@ -83,7 +83,7 @@ def fit_budget(
     if batch < 1:
         raise ValueError(f"batch {batch} is no number of images: give 1 or more")
     pixels = to_2tuple(model.img_size if img_size is None else img_size)
-    grid = grid_of(pixels, model.patch_size)
+    grid = lookup_grid(model, pixels)
     sizes = {check_compressed_size(size, grid) for size in candidates or default_candidates(grid)}
     macs = {size: sum(model_macs(model, pixels, size, head=head).values()) for size in sizes}
     order = sorted(sizes, key=lambda size: (macs[size], prod(size)))

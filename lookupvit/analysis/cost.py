@@ -11,7 +11,9 @@ from math import prod
 import torch
 from torch import nn
 
-from lookupvit.grid import check_compressed_size, grid_of, to_2tuple
+from lookupvit.grid import Size, check_compressed_size, covering_grid, grid_of, to_2tuple
+from lookupvit.model.dense.heads import LinearHead, MaskTransformerHead
+from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.flops import count_call_macs
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.products.paths import choose_paths
@@ -118,7 +120,7 @@ def _resize_macs(from_size: tuple[int, ...], to_size: tuple[int, ...], dim: int)
 
 
 def model_macs(
-    model: LookupViT,
+    model: LookupViT | Segmenter,
     img_size: int | tuple[int, int] | None = None,
     compressed_size: int | tuple[int, ...] | None = None,
     path: str | None = None,
@@ -127,7 +129,7 @@ def model_macs(
     """Multiply-adds of a `LookupViT` in closed form, by term, over all blocks.
 
     Args:
-        model: The model.
+        model: The model, or a segmenter with such a backbone.
         img_size: Pixels; the model's own by default.
         compressed_size: Compressed grid; the model's own by default.
         path: The path to count; the model's own by default.
@@ -137,6 +139,8 @@ def model_macs(
         Multiply-adds of "embedding" (with the resize to compressed tokens), the four block terms, and "heads".
     """
     size = to_2tuple(model.img_size if img_size is None else img_size)
+    if isinstance(model, Segmenter):
+        return _segmenter_macs(model, size, compressed_size, path)
     grid = grid_of(size, model.patch_size)
     compressed = check_compressed_size(model.compressed_size if compressed_size is None else compressed_size, grid)
     head = model.head if head is None else head
@@ -163,8 +167,10 @@ def model_macs(
     return terms
 
 
-def vit_macs(model: ViT, img_size: int | tuple[int, int] | None = None) -> dict[str, int]:
+def vit_macs(model: ViT | Segmenter, img_size: int | tuple[int, int] | None = None) -> dict[str, int]:
     """Multiply-adds of a plain `ViT` in closed form: "embedding", "blocks" and "heads"; see `model_macs`."""
+    if isinstance(model, Segmenter):
+        return _segmenter_macs(model, to_2tuple(model.img_size if img_size is None else img_size))
     grid = grid_of(to_2tuple(model.img_size if img_size is None else img_size), model.patch_size)
     block, dim, n = model.vit.blocks[0], model.embed_dim, prod(grid)
     return {
@@ -172,3 +178,48 @@ def vit_macs(model: ViT, img_size: int | tuple[int, int] | None = None) -> dict[
         "blocks": model.depth * vit_block_macs(n, dim, block.mlp.fc1.out_features / dim),
         "heads": dim * model.num_classes,
     }
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """The `LookupViT` or `ViT` within a segmenter; any other model itself."""
+    return model.backbone if isinstance(model, Segmenter) else model
+
+
+def lookup_grid(model: nn.Module, img_size: Size) -> Size:
+    """The lookup grid of an image of (height, width) pixels, which a segmenter pads.
+
+    Raises:
+        ValueError: If another model's patch does not divide it.
+    """
+    if isinstance(model, Segmenter):
+        return covering_grid(img_size, model.patch_size)
+    return grid_of(img_size, model.patch_size)
+
+
+def _segmenter_macs(
+    model: Segmenter, img_size: Size, compressed_size: int | Size | None = None, path: str | None = None
+) -> dict[str, int]:
+    """The terms of the backbone, with those of the head, and of the compressed tokens' way back to the map, as "heads".
+
+    The bilinear resize to pixels is not counted, as no interpolation is.
+    """
+    grid, dim, classes, head = lookup_grid(model, img_size), model.embed_dim, model.num_classes, model.head
+    padded = tuple(cells * step for cells, step in zip(grid, model.patch_size, strict=True))
+    n, m, extra = prod(grid), 0, 0
+    if isinstance(model.backbone, ViT):
+        terms = vit_macs(model.backbone, padded)
+    else:
+        size = model.features.size_for(img_size) if compressed_size is None else compressed_size
+        size = check_compressed_size(size, grid)
+        m = prod(size)
+        terms = model_macs(model.backbone, padded, size, path)
+        extra = _resize_macs(size, grid, dim) if model.features.fuse_compressed else 0
+    if isinstance(head, LinearHead):
+        own = n * dim * classes
+    elif isinstance(head, MaskTransformerHead):
+        blocks = len(head.blocks) * vit_block_macs(n + classes, dim)
+        own = blocks + (2 * n + classes) * dim * dim + n * classes * dim
+    else:  # the compressed tokens as queries
+        queries = 2 * m * dim * head.mlp.fc1.out_features + m * dim * classes
+        own = queries + n * m * (dim + classes) + n * dim * classes
+    return {**terms, "heads": own + extra}

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
 
+from lookupvit.analysis.cost import backbone_of
+
 
 def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
     """Bytes that autograd keeps between the forward and the backward pass.
@@ -44,7 +46,7 @@ def activation_counter(model: nn.Module, device: str = "cpu") -> Callable[..., i
     state are not activations.
 
     Args:
-        model: `LookupViT` or `ViT`; it may lie anywhere, also on the meta device.
+        model: `LookupViT`, `ViT` or a segmenter; it may lie anywhere, also on the meta device.
         device: Where the step would run, "cpu" or "cuda", which has to be there: its kernels decide what is kept.
 
     Returns:
@@ -54,7 +56,8 @@ def activation_counter(model: nn.Module, device: str = "cpu") -> Callable[..., i
     Raises:
         ValueError: For a model with gradient checkpointing.
     """
-    if getattr(model, "vit", model).grad_checkpointing:
+    backbone = backbone_of(model)
+    if getattr(backbone, "vit", backbone).grad_checkpointing:
         raise ValueError("the activation memory is that of a model without checkpointing: set grad_checkpointing=False")
     mode, twin = FakeTensorMode(allow_non_fake_inputs=True), deepcopy(model).to("meta").train()
     with mode:

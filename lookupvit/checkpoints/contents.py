@@ -23,6 +23,8 @@ DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata an
 # Keys of a checkpoint, and of the description in files of other formats.
 TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"
 PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "scores", "data_config"
+SEGMENTATION = "SegmentationTask"  # the last part of the task of a segmenter
+MEASURES = ("top1", "miou")  # names of accuracies, in 0..1, without the stage
 # Arguments of a model that are arguments of its task, too; the others are the task's `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
 
@@ -74,12 +76,10 @@ class Contents:
 
     def score(self, size: Size | None) -> tuple[str, float] | None:
         """Name and value of the accuracy at a compressed size; None if it is not known."""
-        if size is not None:
-            at = f"val/top1@{size_name(size)}"
-            if at in self.scores:
-                return at, self.scores[at]
         alone = size is None or self.trained_sizes == [tuple(size)]
-        return ("val/top1", self.scores["val/top1"]) if alone and "val/top1" in self.scores else None
+        names = [f"val/{measure}@{size_name(size)}" for measure in MEASURES if size is not None]
+        names += [f"val/{measure}" for measure in MEASURES if alone]
+        return next(((name, self.scores[name]) for name in names if name in self.scores), None)
 
     def untrained(self, sizes: Iterable[Size | None]) -> list[Size]:
         """Those of some compressed sizes that the model was not trained at; none if its trained sizes are not known.

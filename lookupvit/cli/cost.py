@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from lookupvit.analysis.budget import BudgetFit, fit_budget
+from lookupvit.analysis.cost import backbone_of
 from lookupvit.bench.report import environment
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, is_exported, read_contents
@@ -46,12 +47,13 @@ def cost(argv: list[str]) -> None:
             model = build()
         except TypeError as error:  # text where a number belongs
             raise ValueError(f"--args {args.args}: {error}") from error
-    if not isinstance(model, LookupViT | ViT) or hasattr(model, "num_frames"):
+    backbone = backbone_of(model)
+    if not isinstance(backbone, LookupViT | ViT) or hasattr(model, "num_frames"):
         raise ValueError(
             f"cost counts image models, not a {type(model).__name__}: choose a lookupvit_ or vit_ name (the GMACs of a "
             "clip stand in what fit prints first)"
         )
-    if isinstance(model, ViT) and (args.compressed_size or args.path or args.head):
+    if isinstance(backbone, ViT) and (args.compressed_size or args.path or args.head):
         raise ValueError("a plain ViT has no compressed tokens: leave --compressed_size, --path and --head out")
     img_sizes = args.img_size or [to_2tuple(model.img_size)]
     sizes, notes = args.compressed_size, []
@@ -86,7 +88,7 @@ def _answer(
         model = build().to(args.device)
     if args.path and len(args.path) > 1:
         raise ValueError(f"a budget is counted along one path, not {len(args.path)}: give --path once, or leave it out")
-    if args.path and isinstance(model, LookupViT):
+    if args.path and isinstance(backbone_of(model), LookupViT):
         model.set_path(args.path[0])
     trained = None if args.untrained_sizes or args.candidates else contents.trained_sizes
     budget = (args.budget_gmacs, args.budget_ms, px, trained or args.candidates, args.batch, args.head)

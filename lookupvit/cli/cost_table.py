@@ -5,11 +5,12 @@ from itertools import product
 import torch
 from torch import nn
 
-from lookupvit.analysis.cost import count_macs, count_parameters, model_macs, vit_macs
+from lookupvit.analysis.cost import backbone_of, count_macs, count_parameters, lookup_grid, model_macs, vit_macs
 from lookupvit.bench.memory import activation_counter
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
-from lookupvit.grid import check_compressed_size, grid_of, size_name
+from lookupvit.grid import check_compressed_size, size_name
+from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.products.paths import choose_paths
 from lookupvit.model.vit import ViT
@@ -34,7 +35,7 @@ def cost_report(
     """Multiply-adds by term for each compressed size and path, beside a plain ViT of the same width and depth.
 
     Args:
-        model: `LookupViT` or `ViT`; it may lie on the meta device.
+        model: `LookupViT`, `ViT`, or a segmenter, whose head is counted; it may lie on the meta device.
         img_sizes: (height, width) in pixels, one group of rows each.
         sizes: Compressed sizes; by default the paper's, the model's own and the trained ones, where they fit.
         paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
@@ -50,13 +51,14 @@ def cost_report(
     Raises:
         ValueError: For sizes and paths that do not fit.
     """
-    lookup = isinstance(model, LookupViT)
+    backbone = backbone_of(model)
+    lookup = isinstance(backbone, LookupViT)
     vit = _vit_like(model) if lookup else model
     if lookup and paths is None:
-        paths = [p for p in PATHS if p != "tiled" or model.blocks[0].cross.reuse == "transpose"]
+        paths = [p for p in PATHS if p != "tiled" or backbone.blocks[0].cross.reuse == "transpose"]
     least = min(sum(vit_macs(vit, px).values()) for px in img_sizes)
     unit, scale = ("GMACs", 1e9) if least >= 1e8 else ("MMACs", 1e6)
-    checkpointing = model.grad_checkpointing if lookup else model.vit.grad_checkpointing
+    checkpointing = backbone.grad_checkpointing if lookup else backbone.vit.grad_checkpointing
     settings = {"batch of the training step": batch, "torch": str(torch.__version__)}
     report = Report(f"Cost of {name or type(model).__name__}, {unit} per image", settings=settings, groups=["px"])
     sizes_at = {px: _fitting(model, px, sizes, trained) if lookup else [] for px in img_sizes}
@@ -73,7 +75,7 @@ def cost_report(
         columns["M params"] = count_parameters(subject) / 1e6
         return columns | {"saved MiB": counters[subject](batch, px, *step) / _MIB if counters else None}
 
-    kept = model.blocks[0].cross.path if lookup else None
+    kept = backbone.blocks[0].cross.path if lookup else None
     rows = len(img_sizes) + sum(map(len, sizes_at.values())) * len(paths or ())
     with progress_bar("counting", rows) as advance:
         for px in img_sizes:
@@ -101,7 +103,7 @@ def _path_label(model: LookupViT, px: tuple[int, int], size: tuple[int, ...], pa
     """The path, and for "auto" which one that is."""
     if path != "auto":
         return path
-    grid, cross = grid_of(px, model.patch_size), model.blocks[0].cross
+    grid, cross = lookup_grid(model, px), backbone_of(model).blocks[0].cross
     n, m = grid[0] * grid[1], size[0] * size[1]
     chosen = choose_paths(n, m, cross.dim, cross.num_heads, "auto", cross.cross_norm, cross.reuse)
     absorbed = (chosen.scores, chosen.values, chosen.infusion)
@@ -111,7 +113,7 @@ def _path_label(model: LookupViT, px: tuple[int, int], size: tuple[int, ...], pa
 def _fitting(
     model: LookupViT, px: tuple[int, int], sizes: list[tuple[int, ...]] | None, trained: list[tuple[int, ...]] | None
 ) -> list[tuple[int, ...]]:
-    grid = grid_of(px, model.patch_size)
+    grid = lookup_grid(model, px)
     if sizes:
         return [check_compressed_size(size, grid) for size in sizes]
     own = (*_SIZES, model.compressed_size, *(trained or ()))
@@ -119,8 +121,17 @@ def _fitting(
     return sorted(fits, key=lambda size: (size[0] * size[1], size))
 
 
-def _vit_like(model: LookupViT) -> ViT:
-    """The ViT of the same width, depth, heads, patches and classes, without data."""
+def _vit_like(model: LookupViT | Segmenter) -> ViT | Segmenter:
+    """The ViT of the same width, depth, heads, patches and classes, without data; of a segmenter one with a ViT."""
+    if isinstance(model, Segmenter):
+        block, dim = model.backbone.blocks[0], model.embed_dim
+        args = {"patch_size": model.patch_size, "embed_dim": dim, "depth": model.depth}
+        args |= {"num_heads": block.cross.num_heads, "mlp_ratio": block.mlp.fc1.out_features / dim}
+        head = {key: model.arguments[key] for key in ("head", "head_args") if key in model.arguments}
+        if model.head.reads_compressed:  # a ViT has no such head
+            head = {}
+        with torch.device("meta"):
+            return Segmenter("vit_base_patch16_224", model.num_classes, model.img_size, **head, args=args)
     block = model.blocks[0]
     with torch.device("meta"):
         return ViT(

@@ -42,7 +42,5 @@ def resize_loaded_positions(task: LightningModule, checkpoint: dict[str, Any]) -
         if name in own and name in state and state[name].shape != own[name].shape:
             grid = with_facts(Weights({}), checkpoint.get("hyper_parameters")).grid
             if grid is not None and state[name].shape[2] == own[name].shape[2]:
-                resized = resize_positions(
-                    state[name], grid, tuple(facts(getattr(task.model, "backbone", task.model))["grid"])
-                )
+                resized = resize_positions(state[name], grid, tuple(facts(task.model)["grid"]))
                 checkpoint["state_dict"] = {**state, name: resized}

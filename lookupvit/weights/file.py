@@ -10,7 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lookupvit.checkpoints.contents import DESCRIPTION, OWN_ARGUMENTS, SAFETENSORS, Contents, read_contents, task_of
+from lookupvit.checkpoints.contents import (
+    DESCRIPTION,
+    OWN_ARGUMENTS,
+    SAFETENSORS,
+    SEGMENTATION,
+    Contents,
+    read_contents,
+    task_of,
+)
 from lookupvit.checkpoints.files import as_checkpoint
 from lookupvit.grid import grid_of, to_2tuple
 from lookupvit.sizes import MODELS, name_for
@@ -109,6 +117,10 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 def contents_of_model(model: nn.Module) -> Contents:
     """What a file of this model says of it: name, arguments, pixels, classes, trained sizes and scores."""
+    if hasattr(model, "arguments"):  # of a segmenter, whose arguments are those of its task
+        task, hyper = f"lookupvit.tasks.segmentation.{SEGMENTATION}", {**model.arguments, **model.task_options}
+        names, sizes, scores = model.class_names, model.trained_sizes, dict(model.scores)
+        return Contents(type(model).__name__, {}, {}, task, hyper, {}, model.pixels, names, sizes, scores)
     config = dict(model._hub_mixin_config)
     given = {key: config.pop(key) for key in OWN_ARGUMENTS if key in config}
     name = name_for([kind.__name__ for kind in type(model).__mro__], config)
@@ -120,6 +132,7 @@ def contents_of_model(model: nn.Module) -> Contents:
 
 def facts(model: nn.Module) -> dict[str, Any]:
     """The token grid of the positions and the number of attention heads, which a state dict does not show."""
+    model = getattr(model, "backbone", model)  # of a segmenter
     inner = getattr(model, "vit", model)
     grid = model.vit.patch_embed.grid_size if hasattr(model, "vit") else model.embed.grid_size
     return {"grid": list(grid), "num_heads": inner.blocks[0].attn.num_heads}

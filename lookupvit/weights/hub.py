@@ -230,5 +230,5 @@ def describe(model: nn.Module, contents: Contents) -> None:
     model.pixels, model.trained_sizes, model.scores = contents.pixels, contents.trained_sizes, contents.scores
     options = {key: contents.hyper_parameters.get(key) for key in _TASK_OPTIONS}
     model.task_options = {key: value for key, value in options.items() if value is not None}
-    if contents.pixels is not None:
+    if contents.pixels is not None and isinstance(model, HubMixin):
         model.note_processor()

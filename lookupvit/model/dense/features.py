@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.checks import check_positive
-from lookupvit.grid import Size, resize_tokens, size_at_stride
+from lookupvit.grid import Size, covering_grid, resize_tokens, size_at_stride
 from lookupvit.model.layers import PooledHead
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.vit import ViT
@@ -133,8 +133,7 @@ class DenseFeatures(nn.Module):
         """
         if self.compressed_stride is None:
             return self.backbone.compressed_size
-        grid = tuple(-(-side // step) for side, step in zip(img_size, self.stride, strict=True))
-        return size_at_stride(img_size, self.compressed_stride, grid)
+        return size_at_stride(img_size, self.compressed_stride, covering_grid(img_size, self.stride))
 
     @property
     def img_size(self) -> tuple[int, int]:

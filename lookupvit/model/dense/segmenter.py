@@ -41,6 +41,13 @@ class Segmenter(nn.Module):
         ValueError: For sizes that do not fit and options that do not exist, in one line.
     """
 
+    # What its file says of it, see `HubMixin`.
+    class_names: list[str] | None = None
+    pixels: Any = None
+    trained_sizes: list[Size] | None = None
+    scores: dict[str, float] = {}
+    task_options: dict[str, Any] = {}
+
     def __init__(
         self,
         name: str,
