@@ -18,6 +18,7 @@ from lookupvit.grid import Size, to_2tuple
 from lookupvit.model.dense.features import DenseFeatures
 from lookupvit.model.dense.pyramid import SimpleFeaturePyramid, pyramid_strides
 from lookupvit.model.dense.rcnn import OPTIONS, Padding, PyramidBackbone, build_fcos, build_rcnn
+from lookupvit.model.dense.segmenter import check_no_head, stride_of
 from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.sizes import MODELS
 
@@ -38,7 +39,8 @@ class Detector(nn.Module):
         num_classes: Number of classes without the background; labels count from 1.
         img_size: Native image size, int or (height, width); None keeps that of the name. It is rounded up to a
             multiple of the coarsest stride.
-        compressed_size: Compressed grid of a LookupViT; None keeps that of the name.
+        compressed_size: Compressed grid of a LookupViT; `{"stride": 64}` for one token per 64 pixels along each axis of
+            the padded image; None keeps that of the name.
         detector: "mask_rcnn", "faster_rcnn" or "fcos".
         out_channels: C, of the pyramid and of the heads' convolutions; 32 divides it for FCOS.
         strides: Strides of the pyramid, finest first. By default ViTDet's (4, 8, 16 and 32 for patches of 16, with one
@@ -64,7 +66,7 @@ class Detector(nn.Module):
         num_classes: int,
         img_size: int | tuple[int, int] | None = None,
         *,
-        compressed_size: int | Size | None = None,
+        compressed_size: int | Size | dict[str, int] | None = None,
         detector: str = "mask_rcnn",
         out_channels: int = 256,
         strides: Sequence[int] | None = None,
@@ -99,9 +101,10 @@ class Detector(nn.Module):
         given["img_size"] = tuple(-(-side // coarsest) * coarsest for side in native)
         if "compressed_size" in known:
             given = {"head": "both" if fuse_compressed else "lookup", **given}
+        stride = stride_of(compressed_size)
         if compressed_size is not None:
-            given["compressed_size"] = compressed_size
-        features = DenseFeatures(create_model(name, **given), fuse_compressed)
+            given["compressed_size"] = compressed_size if stride is None else 1
+        features = DenseFeatures(create_model(name, **given), fuse_compressed, compressed_stride=stride)
         pyramid = SimpleFeaturePyramid(features.embed_dim, patch_y, out_channels, strides)
         self.detector, self.num_classes = detector, num_classes
         backbone, options = PyramidBackbone(features, pyramid, detector != "fcos"), dict(detector_args or {})
@@ -112,6 +115,24 @@ class Detector(nn.Module):
                 backbone, num_classes, detector == "mask_rcnn", box_convs, box_dim, mask_convs, options
             )
         self.net.transform = Padding(features.img_size if pad == "native" else (1, 1), coarsest)
+        if stride is not None:
+            self.compressed_size = features.size_for(self.img_size)
+        self.arguments = {
+            "name": name,
+            "num_classes": num_classes,
+            "img_size": list(self.img_size),
+            "compressed_size": compressed_size,
+            "detector": detector,
+            "out_channels": out_channels,
+            "strides": list(strides),
+            "box_convs": box_convs,
+            "box_dim": box_dim,
+            "mask_convs": mask_convs,
+            "pad": pad,
+            "fuse_compressed": fuse_compressed,
+            "args": args,
+            "detector_args": detector_args,
+        }
 
     @property
     def features(self) -> nn.Module:
@@ -145,8 +166,7 @@ class Detector(nn.Module):
             In training a dict of scalar losses. Otherwise for each image "boxes" `(n, 4)`, "scores" `(n,)` in falling
             order, "labels" `(n,)` and, with Mask R-CNN, "masks" `(n, height, width)`, bool.
         """
-        if head is not None:
-            raise ValueError(f"head={head!r} is of classifiers: a detector has none to choose, leave it out")
+        check_no_head(head)
         self.net.backbone.compressed_size = compressed_size
         if targets is not None and self.detector == "fcos":  # without a background its classes count from 0
             targets = [{**target, "labels": target["labels"] - 1} for target in targets]
@@ -186,26 +206,39 @@ class Detector(nn.Module):
 
     def forward_fixed(
         self, images: Sequence[Tensor], compressed_size: int | Size | None = None, head: None = None
-    ) -> None:
-        """Runs every layer as in evaluation, but on a fixed number of regions: the count of what a call costs.
+    ) -> Tensor:
+        """Runs every layer, but on a fixed number of regions: for counts of what a call costs.
 
-        What depends on the picture is left out: which regions are proposed, cut out and suppressed. There are 1000
-        proposals and 100 detections (or what `detector_args` say), the most that there can be.
+        What depends on the picture is left out: which regions are proposed, cut out and suppressed. Their numbers are
+        the most that there can be, in evaluation 1000 proposals and 100 detections for each image (or what
+        `detector_args` say), in training the 512 regions that are drawn, a quarter of them with masks.
+
+        Returns:
+            The sum of all that the heads predict, a scalar.
         """
+        check_no_head(head)
         backbone = self.net.backbone
         backbone.compressed_size = compressed_size
         maps = list(backbone(self.net.transform(images)[0].tensors).values())
         if self.detector == "fcos":
-            self.net.head(maps)
-            return
-        self.net.rpn.head(maps)
-        heads, channels = self.net.roi_heads, maps[0].shape[1]
-        proposals = len(images) * self.net.rpn._post_nms_top_n["testing"]
-        heads.box_predictor(heads.box_head(maps[0].new_zeros(proposals, channels, *heads.box_roi_pool.output_size)))
-        if self.has_masks:
-            found = len(images) * heads.detections_per_img
-            size = heads.mask_roi_pool.output_size
-            heads.mask_predictor(heads.mask_head(maps[0].new_zeros(found, channels, *size)))
+            return sum(output.sum() for output in self.net.head(maps).values())
+        found = [output for outputs in self.net.rpn.head(maps) for output in outputs]
+        for count, pool, layers, predictor in self.regions(self.training):
+            size = (len(images) * count, maps[0].shape[1], *pool.output_size)
+            predicted = predictor(layers(maps[0].new_ones(()).expand(size) * maps[0].mean()))
+            found += predicted if isinstance(predicted, tuple) else [predicted]
+        return sum(output.sum() for output in found)
+
+    def regions(self, training: bool) -> list[tuple[int, nn.Module, nn.Module, nn.Module]]:
+        """Most regions of each image, their pooling, head and predictor: of boxes and, if there are any, of masks."""
+        heads = self.net.roi_heads
+        if training:
+            boxes = heads.fg_bg_sampler.batch_size_per_image
+            masks = int(boxes * heads.fg_bg_sampler.positive_fraction)
+        else:
+            boxes, masks = self.net.rpn._post_nms_top_n["testing"], heads.detections_per_img
+        found = [(boxes, heads.box_roi_pool, heads.box_head, heads.box_predictor)]
+        return found + [(masks, heads.mask_roi_pool, heads.mask_head, heads.mask_predictor)] * self.has_masks
 
     # -- what the command line asks of every model ---------------------------------------------------------------------
 
