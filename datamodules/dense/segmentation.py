@@ -79,9 +79,10 @@ class CollateMasks:
 
 
 def collate_images(samples: list[tuple[Tensor, tuple[int, int], str]]) -> dict[str, Any]:
-    """Samples of `ToPredict` -> a dict of `images (B, 3, Y, X)`, `sizes (B, 2)` and `files`."""
-    batch, sizes = stack_padded([image for image, _, _ in samples])
-    return {"images": batch, "sizes": sizes, "files": [name for _, _, name in samples]}
+    """Samples of `ToPredict` -> a dict of `images`, `sizes` and `files`, and the files' own `original_sizes (B, 2)`."""
+    images, original, files = zip(*samples, strict=True)
+    batch, sizes = stack_padded(list(images))
+    return {"images": batch, "sizes": sizes, "files": list(files), "original_sizes": torch.tensor(original)}
 
 
 class SegmentationDataModule(DenseDataModule):

@@ -21,12 +21,14 @@ def read_scalars(folder: str | Path, tag: str) -> tuple[list[int], list[float]]:
     return [s.step for s in scalars], [s.value for s in scalars]
 
 
-def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
-    """Training loss and validation top-1 of several runs over their steps.
+def plot_curves(runs: dict[str, str | Path], path: str | Path, measure: str = "top1", name: str = "top-1") -> Path:
+    """Training loss and validation accuracy of several runs over their steps.
 
     Args:
         runs: TensorBoard folder of each run, by label.
         path: Picture to write (PNG or SVG).
+        measure: The accuracy, without `val/`.
+        name: Its name on the axis.
 
     Returns:
         `path`.
@@ -36,10 +38,10 @@ def plot_curves(runs: dict[str, str | Path], path: str | Path) -> Path:
     for colour, (label, folder) in zip(COLOURS * len(runs), runs.items(), strict=False):
         steps, values = read_scalars(folder, "train/loss")
         loss.plot(steps, values, color=colour, label=label, linewidth=1.2)
-        steps, values = read_scalars(folder, "val/top1")
+        steps, values = read_scalars(folder, f"val/{measure}")
         top1.plot(steps, [100 * v for v in values], "o-", color=colour, label=label, linewidth=1.5, markersize=4)
     loss.set(xlabel="optimiser step", ylabel="training loss")
-    top1.set(xlabel="optimiser step", ylabel="validation top-1 (%)", ylim=(0, 100))
+    top1.set(xlabel="optimiser step", ylabel=f"validation {name} (%)", ylim=(0, 100))
     for axes in (loss, top1):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -6,11 +6,14 @@ Letters: n images, C classes. A size is a compressed grid such as (3, 3); None s
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lookupvit.grid import Size
+from lookupvit.metrics.segmentation import SegmentationMetrics
+from lookupvit.model.dense.inference import View, segment_batch
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,54 @@ def collect_logits(
     return joined, torch.cat(targets)
 
 
+def collect_scores(
+    subjects: Mapping[str, Subject],
+    batches: Iterable[Mapping[str, Any]],
+    views: Mapping[str, View],
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> tuple[dict[str, dict[Size | None, dict[str, float]]], int]:
+    """As `collect_logits`, of segmenters, whose logits are too many to be kept.
+
+    Args:
+        subjects: Segmenters by label, on `device`.
+        batches: As `lookupvit.tasks.SegmentationTask` takes them.
+        views: How each looks at an image.
+        device: Where they are.
+        advance: Told the number of images of each batch that is done.
+
+    Returns:
+        "miou", "pixel_accuracy" and "class_accuracy" in percent, by label and size, and the number of images.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    metrics = {
+        label: {size: SegmentationMetrics(subject.model.num_classes).to(device) for size in subject.sizes}
+        for label, subject in subjects.items()
+    }
+    count = 0
+    for batch in batches:
+        batch = {**batch, **{key: batch[key].to(device, non_blocking=True) for key in ("images", "masks")}}
+        for label, subject in subjects.items():
+            with torch.no_grad():
+                for places, by_size in segment_batch(subject.model, batch, subject.sizes, views[label]):
+                    masks = batch["masks"][places, : by_size[0].shape[2], : by_size[0].shape[3]]
+                    for metric, logits in zip(metrics[label].values(), by_size, strict=True):
+                        metric.update(logits.argmax(dim=1), masks)
+        count += len(batch["images"])
+        advance(len(batch["images"]))
+    if not count:
+        raise ValueError("there are no images to score: check data.root and --limit")
+    return {
+        label: {
+            size: {name: 100 * float(value) for name, value in metric.compute().items() if name != "iou"}
+            for size, metric in by_size.items()
+        }
+        for label, by_size in metrics.items()
+    }, count
+
+
 def hits(logits: Tensor, targets: Tensor, k: int = 1) -> Tensor:
     """Whether the target is among the k largest logits: `(n, C)` and `(n,)` to `(n,)` bool. With C < k, all are."""
     return (logits.topk(min(k, logits.shape[1]), dim=1).indices == targets[:, None]).any(dim=1)
@@ -96,17 +147,17 @@ class Contrast:
     Attributes:
         size: Compressed size.
         seeds: In the order of the accuracies.
-        multi: Top-1 in percent of the multi-resolution models, by seed.
+        multi: Accuracy in percent of the multi-resolution models, by seed.
         single: Of the models trained at this size alone.
         image_error: Standard error of the mean difference that the choice of test images alone brings, in points
-            (paired, the models held fixed).
+            (paired, the models held fixed); None where it is not known, as of mIoU.
     """
 
     size: Size
     seeds: tuple[int, ...]
     multi: tuple[float, ...]
     single: tuple[float, ...]
-    image_error: float
+    image_error: float | None
 
     @property
     def differences(self) -> tuple[float, ...]:

@@ -97,7 +97,7 @@ class SegmentationWriter(TwoFilesWriter):
 
 
 class SegmentationPictures(Callback):
-    """Shows the first validation images as `val/segmentation`: the image, its true classes, the predicted ones.
+    """Shows validation images as `val/segmentation`: the image, its true classes, the predicted ones.
 
     Pixels that do not count are black in the truth.
 
@@ -123,9 +123,11 @@ class SegmentationPictures(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps images until there are enough."""
-        if not trainer.is_global_zero or trainer.sanity_checking:
+        most = sum(trainer.num_val_batches) / self.count  # batches for each picture, so that they spread over the data
+        if not trainer.is_global_zero or trainer.sanity_checking or (most > 1 and batch_idx < len(self._shown) * most):
             return
-        for place, found in enumerate(outputs["masks"][: self.count - len(self._shown)]):
+        left = self.count - len(self._shown)
+        for place, found in enumerate(outputs["masks"][: 1 if most > 1 and left else left]):
             height, width = found.shape
             image, truth = batch["images"][place, :, :height, :width], batch["masks"][place, :height, :width]
             self._shown.append((image.float().cpu(), truth.cpu(), found.cpu()))

@@ -13,10 +13,11 @@ from rich.table import Table
 from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.plots import plot_differences
 from lookupvit.bench.report import environment
+from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.common.tables import new_table, write_csv
 from lookupvit.cli.fit import run as run_command
-from lookupvit.cli.runs import Planned, Trained, common_output, here, resolve, train
+from lookupvit.cli.runs import Planned, Trained, common_measure, common_output, here, resolve, train
 from lookupvit.grid import size_name
 from lookupvit.writing import check_writable, write_text
 
@@ -39,10 +40,10 @@ def ablate(argv: list[str]) -> None:
     if len(set(args.seeds)) < len(args.seeds):
         raise ValueError(f"--seeds {' '.join(map(str, args.seeds))}: each once")
     console = Console()
-    if args.output is None:  # as the configurations say
-        folder = common_output({file: resolve(["--config", file, *passed]) for file in args.configs}) / "ablation"
-    else:
-        folder = Path(args.output)
+    settings = {file: resolve(["--config", file, *passed]) for file in args.configs}
+    measure = common_measure(settings)
+    # by default where the configurations say
+    folder = common_output(settings) / "ablation" if args.output is None else Path(args.output)
     # seed by seed, so that what an interrupted grid leaves can be compared
     runs = [(name, config, seed) for seed in args.seeds for name, config in zip(names, args.configs, strict=True)]
     planned = [
@@ -53,13 +54,14 @@ def ablate(argv: list[str]) -> None:
     trained = train(planned, folder, console)
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for (name, config, seed), one in zip(runs, trained, strict=True):
-        found[name].append({"seed": seed, **_tested(one, folder / one.name, config, passed)})
-    rows = rows_of(found)
+        found[name].append({"seed": seed, **_tested(one, folder / one.name, config, passed, measure)})
+    rows = rows_of(found, measure)
     document = {
         "title": args.title,
         "command": shlex.join(["lookupvit", "ablate", *argv]),
         "environment": environment("cpu"),
         "baseline": names[0],
+        "measure": measure,
         "rows": rows,
         "runs": found,
     }
@@ -73,17 +75,18 @@ def ablate(argv: list[str]) -> None:
     console.print("wrote " + ", ".join(map(str, files)), soft_wrap=True, highlight=False)
 
 
-def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """One row per configuration: mean and standard deviation of top-1, and of its differences from the baseline.
+def rows_of(found: dict[str, list[dict[str, Any]]], measure: str = "top1") -> list[dict[str, Any]]:
+    """One row per configuration: mean and standard deviation of the accuracy, and of its differences from the baseline.
 
     Args:
         found: Runs by configuration, the baseline first; each in the same order of seeds.
+        measure: The accuracy, a key of `MEASURES`.
     """
     base = next(iter(found.values()))
     rows = []
     for name, runs in found.items():
-        top1 = [run["top1"] for run in runs]
-        differences = [run["top1"] - other["top1"] for run, other in zip(runs, base, strict=True)]
+        values = [run[measure] for run in runs]
+        differences = [run[measure] - other[measure] for run, other in zip(runs, base, strict=True)]
         seconds = [run["seconds"] for run in runs if run["seconds"] is not None]
         rows.append(
             {
@@ -92,8 +95,8 @@ def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
                 "parameters": runs[0]["parameters"],
                 "gmacs": runs[0]["gmacs"],
                 "seeds": len(runs),
-                "top1": mean(top1),
-                "top1_std": _deviation(top1),
+                measure: mean(values),
+                f"{measure}_std": _deviation(values),
                 "difference": mean(differences),
                 "difference_std": _deviation(differences),
                 "fit_seconds": mean(seconds) if seconds else None,
@@ -105,7 +108,7 @@ def rows_of(found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """The table for a document."""
     lines = [
-        "| variant | compressed | parameters | MMACs | top-1 % | difference | fit |",
+        f"| variant | compressed | parameters | MMACs | {MEASURES[_measure(rows)]} % | difference | fit |",
         "|---|---|---|---|---|---|---|",
     ]
     return "\n".join([*lines, *("| " + " | ".join(_cells(row)) + " |" for row in rows)]) + "\n"
@@ -129,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[str, Any]:
+def _tested(one: Trained, folder: Path, config: str, passed: list[str], measure: str) -> dict[str, Any]:
     """The test metrics of a run; they are kept in its folder, so that they are measured once."""
     file = folder / "test.json"
     if not file.is_file():
@@ -142,11 +145,16 @@ def _tested(one: Trained, folder: Path, config: str, passed: list[str]) -> dict[
             "compressed_size": None if model.compressed_size is None else size_name(model.compressed_size),
             "parameters": count_parameters(model),
             "gmacs": count_macs(model) / 1e9,
-            "top1": 100 * metrics["test/top1"],
+            measure: 100 * metrics[f"test/{measure}"],
             "metrics": metrics,
         }
         write_text(file, json.dumps(figures, indent=1) + "\n")
     return {**json.loads(file.read_text()), "epochs": one.epochs, "steps": one.steps, "seconds": one.seconds}
+
+
+def _measure(rows: list[dict[str, Any]]) -> str:
+    """The accuracy that rows have."""
+    return next(measure for measure in MEASURES if measure in rows[0])
 
 
 def _deviation(values: list[float]) -> float | None:
@@ -154,21 +162,22 @@ def _deviation(values: list[float]) -> float | None:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    spread = "" if row["top1_std"] is None else f" ± {row['top1_std']:.2f}"
+    measure = _measure([row])
+    spread = "" if row[f"{measure}_std"] is None else f" ± {row[f'{measure}_std']:.2f}"
     apart = "" if row["difference_std"] is None else f" ± {row['difference_std']:.2f}"
     return [
         row["name"],
         row["compressed_size"] or "-",
         f"{row['parameters'] / 1e6:.2f} M",
         f"{1000 * row['gmacs']:.3g}",
-        f"{row['top1']:.2f}{spread}",
+        f"{row[measure]:.2f}{spread}",
         f"{row['difference']:+.2f}{apart}",
         "-" if row["fit_seconds"] is None else f"{row['fit_seconds']:.0f} s",
     ]
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    columns = ("variant", "tokens", "params", "MMACs", "top-1 %", "difference", "fit")
+    columns = ("variant", "tokens", "params", "MMACs", f"{MEASURES[_measure(rows)]} %", "difference", "fit")
     caption = f"mean ± standard deviation over {rows[0]['seeds']} seeds" if rows[0]["seeds"] > 1 else "one seed"
     table = new_table(f"differences from {rows[0]['name']} by seed", columns, ("variant",), caption)
     for row in rows:
@@ -178,4 +187,4 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 def _draw(rows: list[dict[str, Any]], path: Path) -> Path:
     points = {row["name"]: (row["difference"], row["difference_std"]) for row in rows[1:]}
-    return plot_differences(points, f"top-1 minus that of {rows[0]['name']}, points", path)
+    return plot_differences(points, f"{MEASURES[_measure(rows)]} minus that of {rows[0]['name']}, points", path)

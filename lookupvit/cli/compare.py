@@ -12,14 +12,17 @@ from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.timing import interleave
 from lookupvit.callbacks import LastCheckpoint
+from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.common.tables import new_table
 from lookupvit.cli.fit import run
-from lookupvit.cli.runs import common_output, here, resolve
+from lookupvit.cli.runs import common_measure, common_output, here, resolve
 from lookupvit.grid import size_name
+from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.writing import write_text
 
-_BATCH = 64  # images of one call when throughput is timed
+_BATCH = 64  # images of one call when throughput is timed, where they are classified
+_DENSE_BATCH = 4  # where every pixel is
 
 
 def compare(argv: list[str]) -> None:
@@ -44,6 +47,7 @@ def compare(argv: list[str]) -> None:
     console = Console()
     settings = {file: resolve(["--config", file, *shared]) for file in args.configs}
     _refuse_equal_names(settings)
+    measure = common_measure(settings)
     out = common_output(settings) if args.output is None else Path(args.output)
     shared += here(out)
 
@@ -67,7 +71,7 @@ def compare(argv: list[str]) -> None:
                 "compressed_size": model.compressed_size,
                 "parameters": count_parameters(model),
                 "gmacs": count_macs(model) / 1e9,
-                "top1": 100 * float(test.trainer.callback_metrics["test/top1"]),
+                measure: 100 * float(test.trainer.callback_metrics[f"test/{measure}"]),
                 "steps": fit.trainer.global_step,
                 "fit_seconds": seconds,
                 "checkpoint": str(checkpoint),
@@ -77,8 +81,8 @@ def compare(argv: list[str]) -> None:
         row["images_per_second"] = rate
 
     write_text(out / f"{args.title}.json", json.dumps(rows, indent=2) + "\n")
-    picture = plot_curves(curves, out / f"{args.title}.png")
-    console.print(_table(rows))
+    picture = plot_curves(curves, out / f"{args.title}.png", measure, MEASURES[measure])
+    console.print(_table(rows, measure))
     console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)
 
 
@@ -102,17 +106,18 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
 def _images_per_second(models: dict[str, tuple]) -> list[float]:
     """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
     cases = {}
+    batch = _DENSE_BATCH if any(isinstance(model, Segmenter) for model, _ in models.values()) else _BATCH
     for label, (model, _) in models.items():
         frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
-        inputs = torch.randn(_BATCH, 3, *frames, *model.img_size)
+        inputs = torch.randn(batch, 3, *frames, *model.img_size)
         cases[label] = lambda model=model, inputs=inputs: model(inputs)
     with torch.inference_mode():
-        timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, _BATCH), label="images/s")
+        timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, batch), label="images/s")
     return [timing.rate for timing in timings.values()]
 
 
-def _table(rows: list[dict]) -> Table:
-    columns = ("run", "model", "tokens", "params", "GMACs", "top-1", "images/s", "fit")
+def _table(rows: list[dict], measure: str) -> Table:
+    columns = ("run", "model", "tokens", "params", "GMACs", MEASURES[measure], "images/s", "fit")
     table = new_table("same data, same recipe, same number of steps", columns, text=("run", "model"))
     for row in rows:
         size = row["compressed_size"]
@@ -122,8 +127,8 @@ def _table(rows: list[dict]) -> Table:
             size_name(size) if size else "-",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['gmacs']:.4f}",
-            f"{row['top1']:.2f} %",
-            f"{row['images_per_second']:.0f}",
+            f"{row[measure]:.2f} %",
+            f"{row['images_per_second']:.{0 if row['images_per_second'] >= 10 else 2}f}",
             f"{row['fit_seconds']:.0f} s",
         )
     return table

@@ -15,10 +15,13 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from lookupvit import tasks
+from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.checkpoints.find import find_checkpoint
 from lookupvit.cli.common.run_folder import output_folder
 from lookupvit.cli.common.stored import plain
 from lookupvit.cli.fit import run as run_command
+from lookupvit.tasks.base import Task
 from lookupvit.trust import read_json
 from lookupvit.writing import write_text
 
@@ -140,6 +143,30 @@ def common_output(configs: dict[str, dict[str, Any]]) -> Path:
                 "the table"
             )
     return folder
+
+
+def common_measure(configs: dict[str, dict[str, Any]]) -> str:
+    """The accuracy that the tasks of configurations, by their files, are compared by, such as "top1".
+
+    Args:
+        configs: From `resolve`.
+
+    Raises:
+        ValueError: If there are two, or a task has none.
+    """
+    found = {}
+    for file, settings in configs.items():
+        task = str(settings["model.class_path"]).rpartition(".")[2]
+        found[file] = getattr(tasks, task, Task).monitor[0].rpartition("/")[2]
+        if found[file] not in MEASURES:
+            raise ValueError(f"{file} is of {task}, which has no accuracy to compare: give classifiers or segmenters")
+    (first, measure), *others = found.items()
+    for file, other in others:
+        if other != measure:
+            raise ValueError(
+                f"{first} is scored by {MEASURES[measure]}, {file} by {MEASURES[other]}: compare tasks of one kind"
+            )
+    return measure
 
 
 def _settings(argv: list[str]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.data import DataLoader, Subset
 
 from lookupvit import tasks, trust
+from lookupvit.analysis.cost import lookup_grid
 from lookupvit.analysis.sweep import Size, Subject
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, contents_of, is_exported
 from lookupvit.cli.common import stored
 from lookupvit.cli.common.errors import raise_cause
 from lookupvit.cli.common.explain import explain
-from lookupvit.grid import check_compressed_size, grid_of
+from lookupvit.grid import check_compressed_size
 from lookupvit.tasks.belonging import say_untrained
 
 CHOSEN = "chosen_by_file"  # options of a configuration of data that the checkpoint chose, not the user
@@ -48,8 +49,8 @@ class Loaded:
     @property
     def architecture(self) -> str:
         """Text that two models share when they differ in their weights alone: such models are timed once."""
-        hparams = self.task.hparams
-        return json.dumps([str(hparams.get(key)) for key in ("name", "args", "num_classes", "img_size")])
+        keys = ("name", "args", "num_classes", "img_size", "head", "head_args", "fuse_compressed")
+        return json.dumps([str(self.task.hparams.get(key)) for key in keys])
 
 
 def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, device: str) -> Loaded:
@@ -66,12 +67,17 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
         ValueError, FileNotFoundError: One line, if it is no checkpoint of an image classifier, or the head is unknown.
     """
     task, contents = load_task(path, device)
-    if not isinstance(task, tasks.ClassificationTask) or isinstance(task, tasks.VideoTask):
-        raise ValueError(f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers only")
+    dense = isinstance(task, tasks.SegmentationTask)
+    if not (dense or isinstance(task, tasks.ClassificationTask)) or isinstance(task, tasks.VideoTask):
+        raise ValueError(
+            f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers and segmenters only"
+        )
+    if dense and head is not None:
+        raise ValueError(f"--head {head} is of classifiers: the segmenter of {path} has one head, leave it out")
     model = task.model
     if model.compressed_size is None:
         return Loaded(label, path, task, Subject(model, (None,)), contents.data, contents)
-    head = task.eval_head if head is None else None if head == "both" else head
+    head = getattr(task, "eval_head", None) if head is None else None if head == "both" else head
     if head is not None and head not in model.heads:
         raise ValueError(f"--head {head}: the model of {path} has {', '.join(model.heads)}")
     chosen = sizes or task.eval_sizes or contents.trained_sizes or [model.compressed_size]
@@ -105,7 +111,7 @@ def checkpoint_of(name: str | Path) -> Path:
 
 def check_sizes(loaded: Loaded, img_size: tuple[int, int]) -> None:
     """Raises a one-line ValueError if the model cannot take images of `img_size` at each of its sizes."""
-    grid = grid_of(img_size, loaded.subject.model.patch_size)
+    grid = lookup_grid(loaded.subject.model, img_size)
     for size in loaded.subject.sizes:
         if size is not None:
             try:

@@ -13,11 +13,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lookupvit.analysis.sweep import Contrast, contrast, hits, spread
 from lookupvit.analysis.sweep_plots import Point, Series, macs_unit, plot_accuracy
+from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.cli.common.tables import new_table, write_csv
-from lookupvit.cli.sweep.score import Found, pixels_name
+from lookupvit.cli.sweep.score import Found, measure_of, pixels_name
 from lookupvit.grid import size_name
 from lookupvit.writing import write_text
 
+_NAMES = {**MEASURES, "top5": "top-5", "pixel_accuracy": "pixel accuracy"}
 _LOG_WIDTH = 120  # a log file has no width of its own and must not lose columns
 
 
@@ -30,6 +32,19 @@ def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
     """
     sizes = dict.fromkeys(run.size for run in runs.values() if run.size is not None)
     right: dict[tuple, dict] = {}
+    if found.rows and measure_of(found.rows) != "top1":  # of segmenters the score of all images together
+        scores = {
+            (row["model"], tuple(row["compressed_size"] or ())): row[measure_of(found.rows)] for row in found.rows
+        }
+        for label, run in runs.items():
+            for size in sizes if run.size is None else [run.size]:
+                key = ("multi" if run.size is None else "single", size)
+                right.setdefault(key, {})[run.seed] = scores[(label, size)]
+        return [
+            _contrast_of_scores(size, right[("multi", size)], right[("single", size)])
+            for size in sizes
+            if ("multi", size) in right
+        ]
     for label, run in runs.items():
         for size in sizes if run.size is None else [run.size]:
             key = ("multi" if run.size is None else "single", size)
@@ -37,6 +52,12 @@ def contrasts_of(found: Found, runs: dict) -> list[Contrast]:
     return [
         contrast(size, right[("multi", size)], right[("single", size)]) for size in sizes if ("multi", size) in right
     ]
+
+
+def _contrast_of_scores(size: tuple, multi: dict[int, float], single: dict[int, float]) -> Contrast:
+    """As `contrast`, from one score for each seed."""
+    seeds = tuple(sorted(set(multi) & set(single)))
+    return Contrast(size, seeds, tuple(multi[s] for s in seeds), tuple(single[s] for s in seeds), None)
 
 
 def write_tables(document: dict, found: Found, contrasts: list[Contrast], stem: Path) -> list[Path]:
@@ -81,7 +102,7 @@ def write_tensorboard(rows: list[dict], contrasts: list[Contrast], stem: Path) -
         name = f"{row['model']}/{img_size}px"
         figures = {
             f"sweep/{key}": float(row[key])
-            for key in ("top1", "top5", "macs", "parameters", "images_per_second", "latency_ms", "peak_mib")
+            for key in (*_shown(rows), "macs", "parameters", "images_per_second", "latency_ms", "peak_mib")
         }
         hparams = {"model": row["model"], "name": row["name"], "img_size": img_size, "head": row["head"]}
         hparams["compressed_size"] = size_name(size) if size else "-"
@@ -104,10 +125,14 @@ def write_pictures(found: Found, runs: dict, document: dict, stem: Path) -> list
     """Accuracy against multiply-adds, against time, and the cascades; a PNG and an SVG each."""
     unit, name = macs_unit([row["macs"] for row in found.rows])
     axis = f"multiply-adds per image ({name})"
-    paths = plot_accuracy(series_of(found.rows, runs, "macs", unit), stem.with_name(f"{stem.name}_macs"), axis)
+    measure = measure_of(found.rows)
+    scale = {"ylabel": f"{MEASURES[measure]} {'accuracy ' * (measure == 'top1')}(%)"}
+    macs = series_of(found.rows, runs, "macs", unit)
+    paths = plot_accuracy(macs, stem.with_name(f"{stem.name}_macs"), axis, **scale)
     batch = document["settings"]["timed_batch"]
     where = f"time per image (ms, in batches of {batch})"
-    paths += plot_accuracy(series_of(found.rows, runs, "image_ms", 1), stem.with_name(f"{stem.name}_time"), where)
+    times = series_of(found.rows, runs, "image_ms", 1)
+    paths += plot_accuracy(times, stem.with_name(f"{stem.name}_time"), where, **scale)
     if found.studies:
         series = [one for study in found.studies for one in study.series(unit)]
         paths += plot_accuracy(series, stem.with_name(f"{stem.name}_cascade"), f"average {axis}", front=False)
@@ -123,7 +148,7 @@ def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Seri
         cost: Key of the cost in the rows.
         unit: What the cost is divided by.
     """
-    pixels = {tuple(row["img_size"]) for row in rows}
+    pixels, measure = {tuple(row["img_size"]) for row in rows}, measure_of(rows)
     groups: dict[tuple, dict[str, list[dict]]] = {}
     for row in rows:
         run = runs.get(row["model"])
@@ -140,9 +165,9 @@ def series_of(rows: list[dict], runs: dict, cost: str, unit: float) -> list[Seri
             tuple(
                 Point(
                     mean(row[cost] for row in same) / unit,
-                    mean(row["top1"] for row in same),
+                    mean(row[measure] for row in same),
                     name,
-                    spread([row["top1"] for row in same]),
+                    spread([row[measure] for row in same]),
                 )
                 for name, same in names.items()
             ),
@@ -158,20 +183,27 @@ def print_tables(found: Found, contrasts: list[Contrast], document: dict, consol
     if found.studies:
         console.print(_cascade_table(found))
     if contrasts:
-        console.print(_contrast_table(contrasts))
+        console.print(_contrast_table(contrasts, MEASURES[measure_of(found.rows)]))
+
+
+def _shown(rows: list[dict]) -> tuple[str, str]:
+    """The two accuracies that are shown of rows."""
+    return ("top1", "top5") if measure_of(rows) == "top1" else ("miou", "pixel_accuracy")
 
 
 def _rows_table(found: Found, document: dict) -> Table:
     rows, settings = found.rows, document["settings"]
     unit, name = macs_unit([row["macs"] for row in rows])
     pixels = len({tuple(row["img_size"]) for row in rows}) > 1
-    columns = ["model", "size", *["px"] * pixels, "top-1 %", "top-5 %", name, "params", "images/s", "ms", "MiB", "*"]
+    main, second = _shown(rows)
+    names = [f"{_NAMES[key]} %" for key in (main, second)]
+    columns = ["model", "size", *["px"] * pixels, *names, name, "params", "images/s", "ms", "MiB", "*"]
     table = new_table(
         f"{document['title']}: {found.images} images of the {settings['split']} split",
         columns,
         ("model",),
-        f"*: on the Pareto front of top-1 against {name} (m) or time (t). images/s and peak memory above the weights: "
-        f"batches of {settings['timed_batch']}; ms: one image alone",
+        f"*: on the Pareto front of {_NAMES[main]} against {name} (m) or time (t). images/s and peak memory above the "
+        f"weights: batches of {settings['timed_batch']}; ms: one image alone",
     )
     for i, row in enumerate(rows):
         if i and row["model"] != rows[i - 1]["model"]:
@@ -180,8 +212,8 @@ def _rows_table(found: Found, document: dict) -> Table:
             row["model"],
             size_name(row["compressed_size"]) if row["compressed_size"] else "-",
             *([pixels_name(row["img_size"])] if pixels else []),
-            f"{row['top1']:.2f}",
-            f"{row['top5']:.2f}",
+            f"{row[main]:.2f}",
+            f"{row[second]:.2f}",
             f"{row['macs'] / unit:.3g}",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['images_per_second']:.0f}" if row["images_per_second"] >= 10 else f"{row['images_per_second']:.2f}",
@@ -218,17 +250,22 @@ def _cascade_table(found: Found) -> Table:
     return table
 
 
-def _contrast_table(contrasts: list[Contrast]) -> Table:
+def _contrast_table(contrasts: list[Contrast], measure: str) -> Table:
     seeds = contrasts[0].seeds
     table = new_table(
-        f"one model for all sizes against one model per size, top-1 %, seeds {', '.join(map(str, seeds))}",
+        f"one model for all sizes against one model per size, {measure} %, seeds {', '.join(map(str, seeds))}",
         ("size", "all sizes", "this size", "difference", "error"),
         caption="mean ± standard deviation over the seeds; error: standard error of the difference that the choice of "
         "images alone brings. Every model was trained for the same number of epochs",
     )
     for one in contrasts:
         cells = [_mean_and_spread(values) for values in (one.multi, one.single)]
-        table.add_row(size_name(one.size), *cells, _mean_and_spread(one.differences, "+"), f"{one.image_error:.2f}")
+        table.add_row(
+            size_name(one.size),
+            *cells,
+            _mean_and_spread(one.differences, "+"),
+            "-" if one.image_error is None else f"{one.image_error:.2f}",
+        )
     return table
 
 

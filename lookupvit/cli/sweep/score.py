@@ -1,7 +1,10 @@
 """Scores all models and sizes in one pass over the data, then measures their times and memory in turn."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -12,11 +15,13 @@ from torch.utils.data import DataLoader
 from lookupvit.analysis.cascade.study import CascadeStudy, study_cascade
 from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.pareto import pareto_front
-from lookupvit.analysis.sweep import Size, accuracy, collect_logits
+from lookupvit.analysis.sweep import Size, accuracy, collect_logits, collect_scores
 from lookupvit.bench.memory import peak_bytes
 from lookupvit.bench.timing import interleave, timer_for
+from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.cli.common.loaded import Loaded, calibration_loader, check_sizes, data_config, data_module, loader_of
 from lookupvit.grid import size_name
+from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.tasks.belonging import first_difference, say
 
 _MIN_SECONDS = 0.05  # of one timing sample
@@ -71,6 +76,11 @@ def score(
     """
     # Every mistake is found before the first pass.
     plan = []
+    dense = [one.label for one in loaded if isinstance(one.subject.model, Segmenter)]
+    if dense and len(dense) < len(loaded):
+        raise ValueError(f"{dense[0]} is a segmenter, others are classifiers: sweep models of one kind at a time")
+    if dense and img_sizes != [None]:
+        raise ValueError("--img_size is of classifiers: a segmenter sees whole images, give --data.short_side instead")
     for img_size in img_sizes:
         groups: dict[str, list[Loaded]] = {}  # models that see the same images share their decoding
         for one in loaded:
@@ -93,6 +103,15 @@ def score(
     found, cases = Found(), {}
     for data, group in plan:
         loader = loader_of(data, split, limit)
+        if dense:
+            with _bar("scoring", loader) as advance:
+                subjects, views = {one.label: one.subject for one in group}, {one.label: one.task.view for one in group}
+                scores, found.images = collect_scores(subjects, loader, views, device, advance)
+            for one in group:
+                for size in one.subject.sizes:
+                    found.rows.append(_row(one, size, data.img_size, found.images, scores[one.label][size]))
+                    cases[(one.architecture, one.subject.head, size, data.img_size)] = one
+            continue
         logits, targets = _collect(group, loader, device, "scoring")
         many = [one for one in group if one.label in cascades and len(one.subject.sizes) > 1]
         validation = calibration_loader(data, split, loader, limit) if many else None
@@ -103,7 +122,8 @@ def score(
             found.studies.append(study_cascade(name, one.subject, data.img_size, logits[one.label], targets, held))
         for one in group:
             for size in one.subject.sizes:
-                found.rows.append(_row(one, size, data.img_size, logits[one.label][size], targets))
+                scores = _accuracies(logits[one.label][size], targets)
+                found.rows.append(_row(one, size, data.img_size, len(targets), scores))
                 cases[(one.architecture, one.subject.head, size, data.img_size)] = one
         found.logits |= logits
         found.targets |= {one.label: targets for one in group}
@@ -121,6 +141,11 @@ def score(
     return found
 
 
+def measure_of(rows: list[dict[str, Any]]) -> str:
+    """The accuracy that rows have, a key of `MEASURES`."""
+    return next(measure for measure in MEASURES if measure in rows[0])
+
+
 def pixels_name(img_size: tuple[int, int]) -> str:
     """An image size as text: "48", or "48x64" for height x width."""
     height, width = img_size
@@ -129,25 +154,37 @@ def pixels_name(img_size: tuple[int, int]) -> str:
 
 def _collect(group: list[Loaded], loader: DataLoader, device: str, label: str) -> tuple[Logits, Tensor]:
     subjects = {one.label: one.subject for one in group}
+    with _bar(label, loader) as advance:
+        return collect_logits(subjects, loader, device, advance)
+
+
+@contextmanager
+def _bar(label: str, loader: DataLoader) -> Iterator[Callable[[int], None]]:
+    """A progress bar over images, on a terminal; yields what moves it on."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"{label}: {len(loader.dataset)} images", total=len(loader.dataset))
-        return collect_logits(subjects, loader, device, lambda images: progress.advance(bar, images))
+        yield lambda images: progress.advance(bar, images)
 
 
-def _row(one: Loaded, size: Size | None, img_size: tuple[int, int], logits: Tensor, targets: Tensor) -> dict:
-    subject = one.subject
+def _accuracies(logits: Tensor, targets: Tensor) -> dict[str, float]:
     top1 = accuracy(logits, targets)
+    error = (top1 * (100 - top1) / len(targets)) ** 0.5  # binomial standard error, in points
+    return {"top1": top1, "top1_error": error, "top5": accuracy(logits, targets, 5)}
+
+
+def _row(
+    one: Loaded, size: Size | None, img_size: tuple[int, int], images: int, scores: dict[str, float]
+) -> dict[str, Any]:
+    subject = one.subject
     return {
         "model": one.label,
         "name": one.task.hparams.name,
         "compressed_size": list(size) if size else None,
         "img_size": list(img_size),
-        "head": subject.head or ("both" if size and len(subject.model.heads) > 1 else "own"),
-        "images": len(targets),
-        "top1": top1,
-        "top1_error": (top1 * (100 - top1) / len(targets)) ** 0.5,  # binomial standard error, in points
-        "top5": accuracy(logits, targets, 5),
+        "head": subject.head or ("both" if size and len(getattr(subject.model, "heads", ())) > 1 else "own"),
+        "images": images,
+        **scores,
         "macs": count_macs(subject.model, img_size, size, subject.head),
         "parameters": count_parameters(subject.model),
         "checkpoint": str(one.path),
@@ -193,6 +230,6 @@ def _measure(cases: dict[tuple, Loaded], batch: int, rounds: int, device: str) -
 def _mark_fronts(rows: list[dict]) -> None:
     """Notes which rows no other row beats, by multiply-adds and by time."""
     for name, cost in (("pareto_macs", "macs"), ("pareto_time", "image_ms")):
-        best = set(pareto_front([row[cost] for row in rows], [row["top1"] for row in rows]))
+        best = set(pareto_front([row[cost] for row in rows], [row[measure_of(rows)] for row in rows]))
         for i, row in enumerate(rows):
             row[name] = i in best
