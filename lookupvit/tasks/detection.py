@@ -110,7 +110,7 @@ class DetectionTask(Task):
         box_dim: int = 1024,
         mask_convs: int = 4,
         pad: str = "native",
-        detector_args: dict[str, float] | None = None,
+        detector_args: dict[str, int | float] | None = None,
         fuse_compressed: bool = False,
         drop_path_rate: float = 0.0,
         args: dict[str, Any] | None = None,
