@@ -6,6 +6,7 @@ Letters: n objects of an image, (Y, X) pixels.
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -63,3 +64,31 @@ class DetectionScores(MeanAveragePrecision):
                 theirs = f"{kind}_" if len(self.iou_type) > 1 else ""
                 scores |= {prefix + own: found[theirs + name].float() for own, name in names.items()}
         return {name: value for name, value in scores.items() if value >= 0 or name == "ap"}
+
+
+def original_sizes(batch: dict[str, Any]) -> list[tuple[int, int]]:
+    """The size (height, width) of each image's file, or of the image where the batch does not know it."""
+    pairs = zip(batch["targets"], batch["images"], strict=True)
+    return [tuple(int(side) for side in target.get("orig_size", image.shape[1:])) for target, image in pairs]
+
+
+def at_original_size(target: dict[str, Any], image: Tensor) -> dict[str, Any]:
+    """A target of an image `(3, Y, X)` in pixels of its file, of `orig_size` (height, width).
+
+    Masks take the nearest pixel. Where the image was enlarged that gives back the file's masks exactly.
+    """
+    here = tuple(image.shape[1:])
+    size = tuple(int(side) for side in target.get("orig_size", here))
+    if size == here:
+        return target
+    down, right = size[0] / here[0], size[1] / here[1]
+    boxes = target["boxes"]
+    moved = {"boxes": boxes * boxes.new_tensor([right, down, right, down])}
+    if "area" in target:
+        moved["area"] = target["area"] * (down * right)
+    if "masks" in target:
+        masks = target["masks"]
+        moved["masks"] = (
+            F.interpolate(masks[:, None], size, mode="nearest-exact")[:, 0] if len(masks) else masks.new_zeros(0, *size)
+        )
+    return {**target, **moved}

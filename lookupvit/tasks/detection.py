@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from lookupvit.callbacks.detections import DetectionPictures, DetectionWriter
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.grid import check_compressed_size, grid_of, size_name
 from lookupvit.interop.encoder import load_encoder
-from lookupvit.metrics.detection import DetectionScores
+from lookupvit.metrics.detection import DetectionScores, at_original_size, original_sizes
 from lookupvit.model.dense.detector import Detector
 from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.sampling import Size, sizes_of_step
@@ -227,7 +226,7 @@ class DetectionTask(Task):
     def _evaluate(self, batch: dict[str, Any], batch_idx: int, stage: str, loader: Any) -> dict[str, Any]:
         images = batch["images"]
         targets = [at_original_size(*pair) for pair in zip(batch["targets"], images, strict=True)]
-        by_size = self.model.detect_at_sizes(images, self.evaluated, _original_sizes(batch))
+        by_size = self.model.detect_at_sizes(images, self.evaluated, original_sizes(batch))
         new = new_samples(loader, batch_idx, len(images), self.trainer.global_rank)
         for scores, found in zip(self.scores[stage], by_size, strict=True):
             scores.update(found[:new], targets[:new])
@@ -254,7 +253,7 @@ class DetectionTask(Task):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Detections of each file, at the file's size: `{"files", "sizes", "detections"}`, see `Detector`."""
-        sizes = _original_sizes(batch)
+        sizes = original_sizes(batch)
         found = self.model(batch["images"], self.compressed_size, output_sizes=sizes)
         return {"files": list(batch["files"]), "sizes": sizes, "detections": found}
 
@@ -289,31 +288,3 @@ def _objects(target: dict[str, Any]) -> dict[str, Tensor]:
     crowd = target.get("iscrowd")
     kept = slice(None) if crowd is None else crowd == 0
     return {key: target[key][kept] for key in ("boxes", "labels", "masks") if key in target}
-
-
-def _original_sizes(batch: dict[str, Any]) -> list[tuple[int, int]]:
-    """The size (height, width) of each image's file, or of the image where the batch does not know it."""
-    pairs = zip(batch["targets"], batch["images"], strict=True)
-    return [tuple(int(side) for side in target.get("orig_size", image.shape[1:])) for target, image in pairs]
-
-
-def at_original_size(target: dict[str, Any], image: Tensor) -> dict[str, Any]:
-    """A target of an image `(3, Y, X)` in pixels of its file, of `orig_size` (height, width).
-
-    Masks take the nearest pixel. Where the image was enlarged that gives back the file's masks exactly.
-    """
-    here = tuple(image.shape[1:])
-    size = tuple(int(side) for side in target.get("orig_size", here))
-    if size == here:
-        return target
-    down, right = size[0] / here[0], size[1] / here[1]
-    boxes = target["boxes"]
-    moved = {"boxes": boxes * boxes.new_tensor([right, down, right, down])}
-    if "area" in target:
-        moved["area"] = target["area"] * (down * right)
-    if "masks" in target:
-        masks = target["masks"]
-        moved["masks"] = (
-            F.interpolate(masks[:, None], size, mode="nearest-exact")[:, 0] if len(masks) else masks.new_zeros(0, *size)
-        )
-    return {**target, **moved}

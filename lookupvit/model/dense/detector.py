@@ -31,8 +31,8 @@ _MASKS_AT_ONCE = 16  # that are pasted as floats of the image's size
 class Detector(nn.Module):
     """Finds objects: boxes with classes and, with Mask R-CNN, a mask of each.
 
-    Images of several sizes make a batch: each is padded with zeros at the bottom and on the right, to one size that
-    all strides of the pyramid divide. They are taken as they come, normalised and in the size that is wanted.
+    Images of several sizes make a batch: each, normalised already, is padded with zeros at the bottom and on the right,
+    to one size that all strides of the pyramid divide.
 
     Args:
         name: Backbone, one of `lookupvit.list_models()`, of images.
@@ -59,6 +59,13 @@ class Detector(nn.Module):
     Raises:
         ValueError: For options that do not exist or do not fit, in one line.
     """
+
+    # What its file says of it, see `HubMixin`.
+    class_names: list[str] | None = None
+    pixels: Any = None
+    trained_sizes: list[Size] | None = None
+    scores: dict[str, float] = {}
+    task_options: dict[str, Any] = {}
 
     def __init__(
         self,
@@ -209,17 +216,16 @@ class Detector(nn.Module):
     ) -> Tensor:
         """Runs every layer, but on a fixed number of regions: for counts of what a call costs.
 
-        What depends on the picture is left out: which regions are proposed, cut out and suppressed. Their numbers are
-        the most that there can be, in evaluation 1000 proposals and 100 detections for each image (or what
-        `detector_args` say), in training the 512 regions that are drawn, a quarter of them with masks.
+        What depends on the picture is left out: which regions are proposed, cut out and suppressed. There are as many
+        as there can be: for each image 1000 proposals and 100 detections (or what `detector_args` say), in training
+        512 regions, a quarter of them with masks.
 
         Returns:
             The sum of all that the heads predict, a scalar.
         """
         check_no_head(head)
-        backbone = self.net.backbone
-        backbone.compressed_size = compressed_size
-        maps = list(backbone(self.net.transform(images)[0].tensors).values())
+        self.net.backbone.compressed_size = compressed_size
+        maps = list(self.net.backbone(self.net.transform(images)[0].tensors).values())
         if self.detector == "fcos":
             return sum(output.sum() for output in self.net.head(maps).values())
         found = [output for outputs in self.net.rpn.head(maps) for output in outputs]
