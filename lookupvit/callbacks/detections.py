@@ -16,7 +16,7 @@ from torchvision.io import encode_png
 from torchvision.transforms.v2.functional import resize
 
 from datamodules.images.decode import decode_rgb
-from lookupvit.callbacks.drawing import as_bytes, draw_objects, side_by_side
+from lookupvit.callbacks.pictures import as_bytes, draw_objects, side_by_side
 from lookupvit.callbacks.writer import TwoFilesWriter
 from lookupvit.writing import whole
 
