@@ -22,7 +22,7 @@ def _axis_matrix(from_size: int, to_size: int, antialias: bool, device: torch.de
     """Weights `(to_size, from_size)` of a linear interpolation with half-pixel centres, in the device's widest type."""
     wide = torch.float32 if device.type == "mps" else torch.float64
     scale = from_size / to_size
-    support = max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
+    support = torch.sym_max(scale, 1.0) if antialias else 1.0  # half-width of the triangle filter, in source cells
     centres = (torch.arange(to_size, dtype=wide, device=device) + 0.5) * scale - 0.5
     if not antialias:  # outside the grid the edge value is held, as torch and jax do
         centres = centres.clamp(0.0, from_size - 1.0)
@@ -95,7 +95,8 @@ def _resize(x: Tensor, from_size: Size, to_size: Size, antialias: bool) -> Tenso
     B, _, D = x.shape
     done = 1  # cells of the axes that are already resized
     for axis, (old, new) in enumerate(zip(from_size, to_size, strict=True)):
-        if old != new:
+        # A size that a program leaves open may be equal or not: the matrix is then the identity.
+        if isinstance(old, torch.SymInt) or isinstance(new, torch.SymInt) or old != new:
             rest = prod(from_size[axis + 1 :]) * D
             matrix = resize_matrix(old, new, antialias, x.dtype, x.device)
             # (B, done * old * rest) -> (B * done, old, rest) -> (B * done, new, rest)

@@ -2,19 +2,23 @@
 
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from conftest import TREE_CLASSES, write_tree
+from PIL import Image
 
 from datamodules.demos.dense_scenes import render_dense_scenes
 from datamodules.demos.motion import render_motion
 from datamodules.images.cifar10 import CLASSES
 from lookupvit import ViT, create_model, save_weights
 from lookupvit.cli.common.includes import expand_includes
+from lookupvit.cli.common.loaded import instantiate_data
 from lookupvit.cli.main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -26,8 +30,12 @@ FIRST = {
     *("demo", "demo_caption", "demo_video_joint", "cifar10_lookupvit_3x3", "imagenet1k_base", "imagenet1k_small_deit"),
     *("imagenet21k_base", "imagefolder_224", "imagenet21k_base_to_1k", "coco_base"),
     *("kinetics400_base_joint", "ssv2_base_joint", "coco_detection_base", "pennfudan_lookupvit"),
+    *("ade20k_base", "cityscapes_base", "base"),  # the last is CamVid's; the other file of that name is no first
 }
-VARIANTS = [file for file in WHOLE if file.stem not in FIRST]
+# Data with masks and boxes: test_data_with_masks_and_boxes.
+DENSE = {f"{name}.yaml" for name in ("ade20k", "camvid", "cityscapes", "coco_instances", "dense_scenes")}
+DENSE |= {"pennfudan.yaml", "voc2012.yaml"}
+VARIANTS = [file for file in WHOLE if file.stem not in FIRST or (file.stem == "base" and file.parent.name != "camvid")]
 
 
 def merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -74,6 +82,8 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
         return tiny_captions(file, folder)
     if file.parent.name in ("detection", "pennfudan"):
         return tiny_detection(file, folder)
+    if file.parent.name in ("segmentation", "camvid"):
+        return tiny_masks(file, folder)
     if file.parent.name in ("experiments", "ablation"):
         return ["--data.root", str(write_tree(folder / "cifar", tuple(CLASSES), {"train": 1, "test": 1}, size=32))]
     return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
@@ -96,6 +106,29 @@ def tiny_detection(file: Path, folder: Path) -> list[str]:
     elif sizes["compressed_size"]:
         start += ["--model.compressed_size", "[2, 2]"]
     return [*data, *start, *(x for name, value in heads.items() for x in (f"--model.{name}", value))]
+
+
+def tiny_masks(file: Path, folder: Path) -> list[str]:
+    """As `tiny_data`: two images with masks for each split, in the layout of the data set."""
+    kind = file.stem.partition("_")[0]
+    layouts = {
+        "ade20k": ("images/{}", "annotations/{}", "", ("training", "validation")),
+        "cityscapes": ("leftImg8bit/{}/city", "gtFine/{}/city", "_gtFine_labelIds", ("train", "val")),
+    }
+    images, masks, ending, splits = layouts.get(kind, ("images/{}", "masks/{}", "", ("train", "val")))
+    for split, place in product(splits, ("a", "b")):
+        name = f"{place}_leftImg8bit.jpg" if kind == "cityscapes" else f"{place}.jpg"
+        for part, file_name, pixels in (
+            (images, name, np.full((44, 60, 3), 99, np.uint8)),
+            (masks, f"{place}{ending}.png", np.full((44, 60), 7, np.uint8)),
+        ):
+            (folder / part.format(split)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / part.format(split) / file_name)
+    (folder / "classes.txt").write_text("\n".join(f"class {k}" for k in range(11)))
+    (folder / "objectInfo150.txt").write_text("head\n" + "\n".join(f"{k}\tclass {k}" for k in range(150)))
+    sizes = ["--data.img_size", "[32, 48]", "--data.short_side", "32"]
+    windows = [] if file.parent.name == "camvid" else ["--model.eval_window", "[32, 32]", "--model.eval_stride", "16"]
+    return ["--data.root", str(folder), *sizes, *windows, "--trainer.precision", "32-true"]
 
 
 def tiny_captions(file: Path, folder: Path) -> list[str]:
@@ -127,6 +160,10 @@ def test_configuration_runs_one_step(
     patch = "6" if file.parent == CONFIGS and not video else "4"
     more = ", tubelet_size: 1" if file.stem.endswith("single_frame") else ""
     argv += ["--model.args", f"{{embed_dim: 32, depth: 2, num_heads: 2, patch_size: {patch}{more}}}"]
+    if file.parent.name in ("segmentation", "camvid") and not {"vit", "sizes"} & set(file.stem.split("_")):
+        argv += ["--model.compressed_size", "[2, 2]"]
+    if file.stem.startswith("sizes") and file.parent.name == "camvid":
+        argv += ["--model.compressed_sizes", "[[2, 2], [3, 4]]"]
     if file.parent.name == "video" and "vivit_base" not in file.stem:
         argv += ["--model.compressed_size", "[2, 2, 2]"]
     assert main([*argv, "--trainer.fast_dev_run", "true", "--trainer.accumulate_grad_batches", "1"]) == 0
@@ -191,5 +228,14 @@ def test_global_batch_of_imagenet_is_the_recipes(file: Path, capsys: pytest.Capt
 def test_every_piece_is_used() -> None:
     text = "".join(file.read_text() for file in WHOLE)
     # On the command line, to any experiment: test_strategies.py.
-    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml", "imagenet_shards.yaml"}
+    added = {"ddp.yaml", "fsdp2.yaml", "slurm.yaml", "imagenet_shards.yaml"} | DENSE
     assert {piece.name for piece in PIECES if f"base/{piece.name}" not in text} <= added
+
+
+@pytest.mark.parametrize("name", sorted(DENSE))
+def test_data_with_masks_and_boxes(name: str, tmp_path: Path) -> None:
+    data = instantiate_data(["--config", str(CONFIGS / "base" / name), "--data.root", str(tmp_path / "gone")])
+    assert yaml.safe_load((CONFIGS / "base" / name).read_text()).keys() == {"data"}
+    with pytest.raises(FileNotFoundError, match="gone"):
+        data.setup("fit")
+    assert f"configs/base/{name}" in (CONFIGS.parent / "docs" / "DATA.md").read_text()

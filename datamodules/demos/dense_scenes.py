@@ -14,6 +14,7 @@ from datamodules.demos.scenes import paint_scene
 from datamodules.dense.coco_instances import COCOInstancesDataModule
 from datamodules.dense.index import Category
 from datamodules.dense.mask_folder import MaskFolderDataModule
+from datamodules.dense.masks import palette_of
 
 _MARKER = "dense_scenes.json"
 _VERSION = 1  # of drawing and files; raise it when either changes
@@ -125,6 +126,9 @@ class DenseScenesDataModule(Rendered, MaskFolderDataModule):
     def class_names(self) -> list[str]:
         """Background and three shapes."""
         return list(_CLASSES)
+
+    def _known_palette(self) -> list[tuple[int, int, int]]:
+        return [(0, 0, 0), *palette_of(len(SHAPES))]
 
 
 class DenseScenesInstancesDataModule(Rendered, COCOInstancesDataModule):

@@ -64,7 +64,7 @@ class COCOInstancesDataModule(DetectionDataModule):
             )
 
     def _source(self, split: str) -> Path:
-        return self.root / self.annotations.format(split=split)
+        return self.root / self.annotations.replace("{split}", split)
 
     def _folder(self, split: str) -> Path:
         places = (self.root / split, self.root / "images" / split, self.root / "images")

@@ -109,7 +109,7 @@ class COCOPanopticDataModule(SegmentationDataModule):
         self._segments: dict[str, dict[str, dict[int, int]]] = {}
 
     def _source(self, split: str) -> Path:
-        return self.root / self.annotations.format(split=split)
+        return self.root / self.annotations.replace("{split}", split)
 
     def _has(self, split: str) -> bool:
         return self._source(split).is_file()
@@ -148,7 +148,7 @@ class COCOPanopticDataModule(SegmentationDataModule):
                 samples.append((str(folder / names[item["image_id"]]), mask))
                 found = {int(part["id"]): labels[part["category_id"]] for part in item["segments_info"]}
                 self._segments[split][mask] = found
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{where} is no file of panoptic labels: {error} is missing, unknown or of another kind; expected "
                 "COCO's images (id, file_name), categories and annotations (image_id, file_name, segments_info)"

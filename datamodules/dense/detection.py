@@ -14,13 +14,14 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datamodules.dense.base import BadSampleError, DenseDataModule, DenseImages, ToPredict, normalise
-from datamodules.dense.index import Instances, Records, warn_of_problems
+from datamodules.dense.index import Instances, Records, report
 from datamodules.dense.masks import palette_of
 from datamodules.dense.rle import decode_segmentation
 from datamodules.dense.transforms import JitterCrop, ResizeWhole, keep_visible, train_steps
 from datamodules.images.collate import without_corrupt
 from datamodules.images.decode import decode_rgb
 from datamodules.loading.annotations import check_files
+from datamodules.loading.untrusted import MAX_MASKS
 
 Sample = tuple[Tensor, dict[str, Any], str]
 
@@ -81,6 +82,11 @@ class InstanceImages(DenseImages):
 
     def _masks(self, path: str, objects: list[dict[str, Any]], height: int, width: int, parts: bool) -> Tensor:
         """`(n, H, W)` uint8."""
+        if len(objects) * height * width > MAX_MASKS:
+            raise BadSampleError(
+                f"the {len(objects)} masks of the image {path!r} of {width} x {height} pixels have more than "
+                f"{MAX_MASKS:,} pixels; make it smaller, or leave it out with data.exclude"
+            )
         masks = np.zeros((len(objects), height, width), np.uint8)
         for mask, item in zip(masks, objects, strict=True):
             try:
@@ -200,7 +206,7 @@ class DetectionDataModule(DenseDataModule):
         if not samples:
             raise ValueError(f"{str(where)!r} has no images: name another split with data.{{train,val,test}}_split")
         check_files([path for path, _ in samples], where)
-        warn_of_problems([image for _, image in samples], repr(str(where)))
+        report([image for _, image in samples], repr(str(where)))
 
     def _source(self, split: str) -> Path:
         """The file or the folder that the objects of a split come from, for errors."""

@@ -31,6 +31,7 @@ class Instances(NamedTuple):
         objects: Each with `box` [x, y, width, height] in pixels, `label` from 1 on, `iscrowd`, `area`, `segmentation`
             (or None) and `id`. Boxes are normalised where `size` is None.
         problems: What is wrong with boxes, which were left out or cut off at the image's edge for that.
+        errors: What is so wrong with labels that nothing is read before it is corrected, or the image is left out.
     """
 
     path: str
@@ -38,6 +39,7 @@ class Instances(NamedTuple):
     size: tuple[int, int] | None
     objects: list[dict[str, Any]]
     problems: list[str]
+    errors: list[str]
 
 
 def read_categories(file: Path) -> list[Category]:
@@ -60,9 +62,11 @@ def read_coco(file: Path) -> dict[str, Any]:
 def categories_of(data: dict[str, Any], file: Path) -> list[Category]:
     """The classes of that, in the order of their numbers."""
     try:
-        found = sorted(Category(int(item["id"]), str(item["name"])) for item in data["categories"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{str(file)!r}: a category has no id or name ({error!r})") from error
+        found = sorted(Category(item["id"], item["name"]) for item in data["categories"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{str(file)!r}: a category has no id or name: {error}") from error
+    if strange := [each for each in found if type(each.id) is not int or type(each.name) is not str]:
+        raise ValueError(f"{str(file)!r}: a category needs a whole number as id and a name, not {tuple(strange[0])}")
     if not found or len({category.id for category in found}) < len(found):
         raise ValueError(f"{str(file)!r} has no categories, or two of one id: give each class an id of its own")
     return found
@@ -92,16 +96,17 @@ def read_instances(file: Path, folder: Path) -> tuple[list[Category], list[Insta
             if number in images:
                 raise ValueError(f"{where} gives the id {number} to two images: every image needs an id of its own")
             path = str(folder / inside(item["file_name"], where))
-            images[number] = Instances(path, number, size, [], [])
+            images[number] = Instances(path, number, size, [], [], [])
         for place, item in enumerate(data.get("annotations") or []):
             name = f"annotation {item.get('id', f'number {place}')}"
             if item["image_id"] not in images:
                 raise ValueError(f"{where}: {name} is of image {item['image_id']}, which is not among its images")
-            if item["category_id"] not in labels:
-                raise ValueError(
-                    f"{where}: {name} has the category {item['category_id']}, which is not among its categories"
-                )
             image = images[item["image_id"]]
+            if item["category_id"] not in labels:
+                image.errors.append(
+                    f"{name} has the category {item['category_id']}, which is not among the categories; correct it"
+                )
+                continue
             found = {"box": item["bbox"], "label": labels[item["category_id"]], "id": item.get("id", place)}
             found |= {"iscrowd": int(item.get("iscrowd", 0)), "segmentation": item.get("segmentation") or None}
             add_object(image, found | {"area": item.get("area")}, name)
@@ -116,11 +121,12 @@ def read_instances(file: Path, folder: Path) -> tuple[list[Category], list[Insta
 def add_object(image: Instances, found: dict[str, Any], name: str) -> None:
     """Adds an object to an image, its box cut off at the image's edge; one whose box is empty is left out.
 
-    Either is a problem of the image, unless a box lies less than a pixel outside.
+    Either is a problem of the image, unless a box lies less than a pixel outside; a box that is none is an error.
     """
     box = found["box"]
     if not isinstance(box, list) or len(box) != 4 or not all(type(value) in (int, float) for value in box):
-        raise TypeError(f"a bbox of four numbers (found {box!r} at {name})")
+        image.errors.append(f"{name}: the box {box!r} has no four numbers; correct it")
+        return
     height, width = image.size or (1, 1)
     tolerance = _TOLERANCE if image.size else 1e-3
     x, y, w, h = box
@@ -141,8 +147,16 @@ def add_object(image: Instances, found: dict[str, Any], name: str) -> None:
     image.objects.append(found)
 
 
-def warn_of_problems(images: Sequence[Instances], where: str) -> None:
-    """One warning for all boxes that are empty or reach beyond their images."""
+def report(images: Sequence[Instances], where: str) -> None:
+    """One error for all labels that cannot be read, else one warning for all boxes that are empty or reach too far.
+
+    Raises:
+        ValueError: It names one of the labels, and says how many there are.
+    """
+    if errors := [(image.path, error) for image in images for error in image.errors]:
+        path, error = errors[0]
+        more = f" (and {len(errors) - 1} more labels; lookupvit check-data lists them all)" if len(errors) > 1 else ""
+        raise ValueError(f"{where}: {error}, or leave the image {path!r} out with data.exclude{more}")
     problems = [(image.path, problem) for image in images for problem in image.problems]
     if problems:
         path, problem = problems[0]
@@ -158,7 +172,7 @@ class Records:
 
     def __init__(self, images: Sequence[Instances]) -> None:
         self._texts = Texts([[json.dumps([image.image_id, image.size, image.objects])] for image in images])
-        self.problems = {place: image.problems for place, image in enumerate(images) if image.problems}
+        self.problems = {place: found for place, image in enumerate(images) if (found := image.errors + image.problems)}
 
     def __getitem__(self, index: int) -> tuple[int, list[int] | None, list[dict[str, Any]]]:
         """Number, size (height, width) or None, and objects of an image."""

@@ -100,5 +100,10 @@ class MaskFolderDataModule(SegmentationDataModule):
     def _samples(self, split: str) -> list[tuple[str, str]]:
         images = files_by_stem(self.root / "images" / split, EXTENSIONS)
         masks = files_by_stem(self.root / "masks" / split, MASK_EXTENSIONS)
+        if strange := sorted(masks.keys() - images.keys()):
+            raise ValueError(
+                f"{len(strange)} masks of the split {split!r} have no image, such as {masks[strange[0]]!r}: add an "
+                f"image of the same name to {str(self.root / 'images' / split)!r}, or remove the mask"
+            )
         expected = str(self.root / "masks" / split)
         return [(path, masks.get(stem, os.path.join(expected, stem + ".png"))) for stem, path in images.items()]

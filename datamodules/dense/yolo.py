@@ -17,8 +17,8 @@ class YOLODataModule(DetectionDataModule):
     """`images/SPLIT/*.jpg`, `labels/SPLIT/*.txt`, and the names of the classes in `data.yaml` or `classes.txt`.
 
     A line of a text is an object: `CLASS X Y WIDTH HEIGHT`, a box by its centre, or `CLASS X Y X Y X Y ...`, an
-    outline; all are parts of the image's width and height, and classes count from 0. An image without a text, or with an empty
-    one, has no objects. Without `test_split`, the test images are those of `images/test` where that is, else
+    outline; all are parts of the image's width and height, and classes count from 0. An image without a text, or with
+    an empty one, has no objects. Without `test_split`, the test images are those of `images/test` where that is, else
     the validation images.
 
     Args:
@@ -42,7 +42,7 @@ class YOLODataModule(DetectionDataModule):
             names = yaml.safe_load(path.read_text(encoding="utf-8"))["names"]
             if isinstance(names, dict):
                 names = [names[number] for number in range(len(names))]
-            if not isinstance(names, list) or not names:
+            if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
                 raise TypeError("a list of names")
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             reason = " ".join(str(error).split())
@@ -85,44 +85,48 @@ class YOLODataModule(DetectionDataModule):
 
 
 def read_text(path: str, text: str | None, image_id: int, num_classes: int) -> Instances:
-    """The objects of one image.
+    """The objects of one image; lines that are malformed, or of an unknown class, are its errors.
 
     Args:
         path: Of the image.
         text: Path of its text, or None.
         image_id: A number for it.
         num_classes: For the check of the class numbers.
-
-    Raises:
-        ValueError: A line is malformed, or its class is unknown.
     """
-    image = Instances(path, image_id, None, [], [])
+    image = Instances(path, image_id, None, [], [], [])
     if text is None:
         return image
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{text!r} is no text in UTF-8: {error}") from None
+        image.errors.append(f"{text!r} is no text in UTF-8: {error}; replace it")
+        return image
     for place, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
         name = f"line {place} of {text!r}"
         try:
-            label, *values = [float(word) for word in line.split()]
-        except ValueError:
-            raise ValueError(f"{name} is {line.strip()!r}: expected numbers, CLASS X Y WIDTH HEIGHT") from None
-        if label not in range(num_classes):
-            raise ValueError(f"{name} has the class {label:g}: there are {num_classes}, from 0 on; correct the line")
-        outline = None
-        if len(values) == 4:
-            x, y, w, h = values
-            box = [x - w / 2, y - h / 2, w, h]
-        elif len(values) >= 6 and len(values) % 2 == 0:
-            outline = [values]
-            first, last = (min(values[::2]), min(values[1::2])), (max(values[::2]), max(values[1::2]))
-            box = [*first, last[0] - first[0], last[1] - first[1]]
-        else:
-            raise ValueError(f"{name} has {len(values) + 1} numbers: expected CLASS X Y WIDTH HEIGHT, or an outline")
-        found = {"box": box, "label": int(label) + 1, "iscrowd": 0, "area": None, "segmentation": outline, "id": place}
-        add_object(image, found, name)
+            if line.strip():
+                add_object(image, _object(line, num_classes) | {"id": place}, name)
+        except ValueError as error:
+            image.errors.append(f"{name} {error}; correct it")
     return image
+
+
+def _object(line: str, num_classes: int) -> dict[str, Any]:
+    """The object of a line; a ValueError says what is wrong with it."""
+    try:
+        label, *values = [float(word) for word in line.split()]
+    except ValueError:
+        raise ValueError(f"is {line.strip()!r}: expected numbers, CLASS X Y WIDTH HEIGHT") from None
+    if label not in range(num_classes):
+        raise ValueError(f"has the class {label:g}: there are {num_classes}, from 0 on")
+    outline = None
+    if len(values) == 4:
+        x, y, w, h = values
+        box = [x - w / 2, y - h / 2, w, h]
+    elif len(values) >= 6 and len(values) % 2 == 0:
+        outline = [values]
+        first, last = (min(values[::2]), min(values[1::2])), (max(values[::2]), max(values[1::2]))
+        box = [*first, last[0] - first[0], last[1] - first[1]]
+    else:
+        raise ValueError(f"has {len(values) + 1} numbers: expected CLASS X Y WIDTH HEIGHT, or an outline")
+    return {"box": box, "label": int(label) + 1, "iscrowd": 0, "area": None, "segmentation": outline}

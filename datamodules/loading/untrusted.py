@@ -12,6 +12,7 @@ from typing import Any
 
 MAX_PIXELS = 178_956_970  # PIL's own limit of an image; torchvision has none
 MAX_FRAME_PIXELS = 2**26  # twice 8K
+MAX_MASKS = 2**32  # pixels of all masks of one image, a byte each
 MAX_MEMBER = 2**28  # bytes of one file in a shard
 MAX_JSON = 2**30  # bytes of annotations; COCO's are half of it
 MAX_SHARD = 10**6  # samples

@@ -91,6 +91,7 @@ def draw_objects(image: Tensor, objects: Mapping[str, Any], names: Sequence[str]
         words = [f"{word} {score:.2f}" for word, score in zip(words, objects["scores"].tolist(), strict=True)]
     side = max(image.shape[1:])
     look = {"width": max(1, round(side / 320)), "font": _font(), "font_size": max(10, round(side / 45))}
+    look |= {"label_colors": "white", "label_background_colors": colours, "fill_labels": True}
     return draw_bounding_boxes(image, objects["boxes"], words, colours, **look)
 
 

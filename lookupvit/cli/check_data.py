@@ -1,13 +1,17 @@
-"""`lookupvit check-data`: decodes every image and video ahead of time, and writes the list of those that are bad."""
+"""`lookupvit check-data`: decodes every image and video ahead of time, and writes the list of those that are bad.
+
+Of data with masks or boxes it checks each image with its labels.
+"""
 
 import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from datamodules.images.folder import EXTENSIONS as IMAGES
 from datamodules.images.folder import decode_rgb
@@ -15,7 +19,7 @@ from datamodules.loading.unreadable import READ_ERRORS
 from datamodules.video.decode import VideoReader, check_video
 from datamodules.video.listing import EXTENSIONS as VIDEOS
 from datamodules.video.listing import list_files
-from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.arguments import OneLineParser, split_data_options
 from lookupvit.writing import write_text
 
 _KINDS = {"images": IMAGES, "videos": VIDEOS, "all": (*IMAGES, *VIDEOS)}
@@ -25,6 +29,7 @@ _EPILOG = """\
 examples:
   lookupvit check-data /data/kinetics400 --output bad_kinetics.txt --workers 8
   lookupvit fit --config configs/video/kinetics400_base_joint.yaml --data.exclude bad_kinetics.txt
+  lookupvit check-data --data COCOInstancesDataModule --data.root /data/coco --workers 8
 
 The exit code is 0 if every file is good, 1 if some are bad, 2 if the arguments are wrong.
 """
@@ -42,24 +47,39 @@ def check_data(argv: list[str]) -> int:
     Raises:
         ValueError, FileNotFoundError: For arguments that do not fit, in one line.
     """
-    args = _parser().parse_args(argv)
+    own, passed = split_data_options(argv)
+    args = _parser().parse_args(own)
+    if bool(args.paths) == bool(passed):
+        raise ValueError("check-data takes either folders and files, or --data CLASS --data.root FOLDER (see --help)")
+    output = Path(args.output)
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {str(output.parent)!r} for --output {args.output}: make it first")
+    if passed:
+        from lookupvit.cli.common.loaded import instantiate_data  # imports every task
+
+        checks: Dataset = _checks_of(instantiate_data(passed))
+    else:
+        checks = _Checks(_listed(args), args.quick)
+    bad = _find_bad(checks, args.workers)
+    write_bad_files(output, bad)
+    for path, reason in bad[:_SHOWN]:
+        print(f"bad: {path}: {reason}")
+    if len(bad) > _SHOWN:
+        print(f"and {len(bad) - _SHOWN} more")
+    count, total = len({path for path, _ in bad}), len(checks)
+    print(f"{total} files, {count} bad ({count / total:.2%}); wrote {output}")
+    return int(bool(bad))
+
+
+def _listed(args: argparse.Namespace) -> list[str]:
+    """The files that the arguments name."""
     files = sorted({os.path.abspath(file) for path in args.paths for file in _files(path, args.kind)})
     if not files:
         raise ValueError(
             f"no {'images or videos' if args.kind == 'all' else args.kind} in {', '.join(args.paths)}: expected names "
             f"with {' '.join(_KINDS[args.kind])}"
         )
-    output = Path(args.output)
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {str(output.parent)!r} for --output {args.output}: make it first")
-    bad = find_bad_files(files, args.workers, args.quick)
-    write_bad_files(output, bad)
-    for path, reason in bad[:_SHOWN]:
-        print(f"bad: {path}: {reason}")
-    if len(bad) > _SHOWN:
-        print(f"and {len(bad) - _SHOWN} more")
-    print(f"{len(files)} files, {len(bad)} bad ({len(bad) / len(files):.2%}); wrote {output}")
-    return int(bool(bad))
+    return files
 
 
 def find_bad_files(files: list[str], workers: int, quick: bool = False) -> list[tuple[str, str]]:
@@ -70,9 +90,13 @@ def find_bad_files(files: list[str], workers: int, quick: bool = False) -> list[
         workers: Processes; 0 checks in this one.
         quick: As for `check_file`.
     """
+    return _find_bad(_Checks(files, quick), workers)
+
+
+def _find_bad(checks: Dataset, workers: int) -> list[tuple[str, str]]:
     if workers < 0:
         raise ValueError(f"--workers {workers} must not be negative: 0 checks in this process")
-    return sorted(_bad_files(files, workers, quick, Console(stderr=True)))
+    return sorted(_bad_files(checks, workers, Console(stderr=True)))
 
 
 def write_bad_files(path: Path, bad: list[tuple[str, str]]) -> None:
@@ -111,20 +135,42 @@ class _Checks(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, place: int) -> tuple[str, str]:
-        return self.files[place], check_file(self.files[place], self.quick)
+    def __getitem__(self, place: int) -> list[tuple[str, str]]:
+        reason = check_file(self.files[place], self.quick)
+        return [(self.files[place], reason)] if reason else []
 
 
-def _bad_files(files: list[str], workers: int, quick: bool, console: Console) -> Iterator[tuple[str, str]]:
+class _DenseChecks(Dataset):
+    """One check per image and its labels."""
+
+    def __init__(self, images: Dataset) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: int) -> list[tuple[str, str]]:
+        return [(os.path.abspath(path), reason) for path, reason in self.images.check(place)]
+
+
+def _checks_of(data: LightningDataModule) -> Dataset:
+    """The checks of every split of a DataModule."""
+    if not hasattr(data, "to_check"):
+        raise ValueError(
+            f"check-data --data is for data with masks or boxes, not {type(data).__name__}: name its folders and files"
+        )
+    return ConcatDataset([_DenseChecks(images) for images in data.to_check().values()])
+
+
+def _bad_files(checks: Dataset, workers: int, console: Console) -> Iterator[tuple[str, str]]:
     columns = [TextColumn("checking"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[bad]} bad")]
     count = 0
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        task = progress.add_task("checking", total=len(files), bad=0)
-        for path, reason in DataLoader(_Checks(files, quick), batch_size=None, num_workers=workers):
-            count += bool(reason)
+        task = progress.add_task("checking", total=len(checks), bad=0)
+        for found in DataLoader(checks, batch_size=None, num_workers=workers, collate_fn=list):
+            count += bool(found)
             progress.update(task, advance=1, bad=count)
-            if reason:
-                yield path, reason
+            yield from found
 
 
 def _files(path: str, kind: str) -> list[str]:
@@ -145,11 +191,12 @@ def _files(path: str, kind: str) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="lookupvit check-data",
-        description="Decode every image and video, and write the list of the bad: a file, a tab, the reason.",
+        description="Decode every image and video, and write the list of the bad: a file, a tab, the reason. With "
+        "--data, check every image of a DataModule with its masks or boxes.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="folders, files, or .txt lists of files")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="folders, files, or .txt lists of files")
     parser.add_argument("--kind", choices=tuple(_KINDS), default="all", help="what to look for in folders")
     parser.add_argument("--output", default="bad_files.txt", help="the list, for --data.exclude (bad_files.txt)")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 checks in this one")

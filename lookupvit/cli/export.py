@@ -13,6 +13,7 @@ from lookupvit.cli.common.arguments import OneLineParser, as_pixels, as_size
 from lookupvit.grid import size_name
 from lookupvit.interop.export import ENDINGS, FORMATS, PROBABILITIES, Preprocessing, export_model
 from lookupvit.interop.load_model import load_model
+from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.layers import HEADS
 from lookupvit.tasks.belonging import say_untrained
 from lookupvit.writing import whole_files
@@ -42,7 +43,8 @@ def export(argv: list[str]) -> None:
         given |= {"mean": list(args.mean), "std": list(args.std)}
     if given:
         model.pixels = Pixels(**given)
-        model.note_processor()
+        if not isinstance(model, Segmenter):
+            model.note_processor()
     if args.format == FOLDER:
         _write_folder(args, model, console)
         return
@@ -60,8 +62,11 @@ def export(argv: list[str]) -> None:
         path = _path(args, source, group, several=len(groups) > 1)
         asked = [size for size in group if size is not None] or None
         options = {"head": args.head, "preprocessing": fused, "attention": args.attention}
+        options["dynamic_size"] = args.dynamic_size
         difference = export_model(model, path, args.format, compressed_sizes=asked, **options)
-        console.print(_sentence(path, model, group, fused, difference), soft_wrap=True, highlight=False)
+        console.print(
+            _sentence(path, model, group, fused, difference, args.dynamic_size), soft_wrap=True, highlight=False
+        )
     say_untrained(contents, sizes)
 
 
@@ -72,24 +77,29 @@ def _path(args: argparse.Namespace, source: Path, sizes: list, several: bool) ->
     return path.with_stem(f"{path.stem}_{size_name(sizes[0])}") if several else path
 
 
-def _sentence(path: Path, model: nn.Module, sizes: list, fused: Preprocessing | None, difference: float) -> str:
+def _sentence(
+    path: Path, model: nn.Module, sizes: list, fused: Preprocessing | None, difference: float, dynamic: bool
+) -> str:
     frames = f"{model.num_frames}, " if hasattr(model, "num_frames") else ""
-    height, width = model.img_size
+    height, width = ("Y", "X") if dynamic else model.img_size
     takes = f"uint8 (B, {height}, {width}, 3)" if fused else f"float32 (B, 3, {frames}{height}, {width}), normalised"
     choice = ""
     if len(sizes) > 1:
         choice = f" and size (0 to {len(sizes) - 1} for {', '.join(map(size_name, sizes))})"
     gives = "probabilities" if fused else "logits"
+    whole = f", {height}, {width}" if isinstance(model, Segmenter) else ""
     return (
         f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB): images {takes}{choice} to {gives} "
-        f"(B, {model.num_classes}); it differs from the model by {difference:.1e}"
+        f"(B, {model.num_classes}{whole}); it differs from the model by {difference:.1e}"
     )
 
 
 def _write_folder(args: argparse.Namespace, model: nn.Module, console: Console) -> None:
-    for name in ("compressed_size", "head", "preprocessing", "probabilities", "separate"):
+    for name in ("compressed_size", "head", "preprocessing", "probabilities", "separate", "dynamic_size"):
         if getattr(args, name):
             raise ValueError(f"--{name} is of programs: a folder holds the model, which takes it in each call")
+    if isinstance(model, Segmenter):
+        raise ValueError("--format folder is of classifiers: a segmenter's checkpoint holds all there is to share")
     if args.output is None:
         raise ValueError("--format folder needs --output DIR")
     with whole_files(args.output) as folder:
@@ -102,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="lookupvit export",
         usage="lookupvit export CHECKPOINT --format {onnx,torch-export,folder} [options]",
-        description="Write a model for other runtimes; the batch is dynamic, the image size fixed.",
+        description="Write a model for other runtimes; the batch is dynamic, the image size with --dynamic_size.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=".ckpt of lookupvit fit, or folder of save_pretrained")
     parser.add_argument(
@@ -115,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compressed_size", type=as_size, nargs="+", metavar="HxW", help="the model's own by default")
     parser.add_argument("--separate", action="store_true", help="a file for each size, not one with a choice in it")
     parser.add_argument("--img_size", type=as_pixels, metavar="PX", help="224 or 224x320; the model's own by default")
+    text = "a segmenter that takes images of any size that the patch divides"
+    parser.add_argument("--dynamic_size", action="store_true", help=text)
     parser.add_argument("--head", choices=HEADS, help="one head alone; the model's own by default")
     parser.add_argument("--preprocessing", action="store_true", help="fused: uint8 (B, Y, X, 3) in, probabilities out")
     parser.add_argument("--probabilities", choices=PROBABILITIES, help="with --preprocessing; the checkpoint's loss")

@@ -6,13 +6,11 @@ compared with the model after it was written.
 Letters: B batch, C classes, (Y, X) pixels.
 """
 
-import copy
 import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -24,111 +22,15 @@ from torch import Tensor, nn
 from lookupvit.checkpoints.contents import DESCRIPTION
 from lookupvit.checks import check_choice
 from lookupvit.grid import Size, check_compressed_size, grid_of, to_2tuple
+from lookupvit.interop.program import Preprocessing, Program
+from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.weights.file import contents_of_model
 from lookupvit.writing import whole_files
 
 FORMATS = ("onnx", "torch-export")
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
-PROBABILITIES = ("softmax", "sigmoid")
 ONE_FILE = 1_500_000_000  # bytes of weights that go into an .onnx file itself, whose limit is 2 GiB
 TOLERANCE = 1e-5  # largest difference between program and model, relative to the largest output
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Preprocessing fused into a program: it takes uint8 pixels and returns probabilities.
-
-    Attributes:
-        mean: Mean of each channel, for pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        probabilities: "softmax", or "sigmoid" for a model that was trained with the sigmoid loss.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    probabilities: str = "softmax"
-
-    def __post_init__(self):
-        check_choice("probabilities", self.probabilities, PROBABILITIES)
-        if len(self.mean) != len(self.std) or min(self.std) <= 0:
-            raise ValueError(f"mean {self.mean} and std {self.std}: give one of each per channel, and std above 0")
-
-
-class Program(nn.Module):
-    """The module that is exported: a model at given compressed sizes, in evaluation mode.
-
-    Args:
-        model: A model of the zoo, which is copied.
-        sizes: Compressed sizes; None for the model's own. With several, `forward` takes the index of one.
-        head: The only head to run; None for the model's own choice.
-        preprocessing: Fused preprocessing; with None the program takes normalised images and returns logits.
-        path: Order of the cross-attention's products, see `FastCrossAttention`.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        sizes: Sequence[Size] | None = None,
-        head: str | None = None,
-        preprocessing: Preprocessing | None = None,
-        path: str = "auto",
-    ):
-        super().__init__()
-        self.model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
-        self.sizes: list[Size | None] = [None]
-        self.head = head
-        if model.compressed_size is not None:
-            self.model.set_path(path)
-            self.sizes = [tuple(size) for size in sizes or [model.compressed_size]]
-        self.preprocessing = preprocessing
-        if preprocessing is not None:
-            for name in ("mean", "std"):
-                self.register_buffer(name, torch.tensor(getattr(preprocessing, name)).view(-1, 1, 1))  # (C, 1, 1)
-
-    def forward(self, images: Tensor, size: Tensor | None = None) -> Tensor:
-        """Images to logits `(B, C)`, or to probabilities with fused preprocessing.
-
-        Args:
-            images: `(B, 3, Y, X)` normalised; with fused preprocessing uint8 `(B, Y, X, 3)`.
-            size: int64 scalar, the index of a compressed size, where there are several.
-        """
-        return self._after(self._at(self._before(images), size, 0))
-
-    def direct(self, images: Tensor, index: int = 0) -> Tensor:
-        """`forward` at the size of this index, without a choice in the program, to compare the program with."""
-        return self._after(self._model(self._before(images), index))
-
-    def _before(self, images: Tensor) -> Tensor:
-        if self.preprocessing is None:
-            return images
-        return (images.permute(0, 3, 1, 2).float() / 255 - self.mean) / self.std  # (B, Y, X, 3) -> (B, 3, Y, X)
-
-    def _after(self, logits: Tensor) -> Tensor:
-        if self.preprocessing is None:
-            return logits
-        return logits.softmax(dim=1) if self.preprocessing.probabilities == "softmax" else logits.sigmoid()
-
-    def _model(self, images: Tensor, index: int) -> Tensor:
-        if self.sizes[index] is None:
-            return self.model(images)
-        return self.model(images, compressed_size=self.sizes[index], head=self.head)
-
-    def _at(self, images: Tensor, size: Tensor | None, index: int) -> Tensor:
-        """The model at the size that `size` chooses among those from `index` on; only that size is computed."""
-        if index == len(self.sizes) - 1:
-            return self._model(images, index)
-        chosen, others = (lambda x: self._model(x, index)), (lambda x: self._at(x, size, index + 1))
-        return torch.cond(size == index, chosen, others, (images,))
-
-    def example(self, img_size: tuple[int, ...], batch: int, index: int = 0) -> tuple[Tensor, ...]:
-        """Random arguments of `forward`."""
-        random = torch.Generator().manual_seed(batch)
-        shape = (*([self.model.num_frames] if hasattr(self.model, "num_frames") else []), *img_size)
-        if self.preprocessing is not None:
-            images = torch.randint(0, 256, (batch, *shape, 3), dtype=torch.uint8, generator=random)
-        else:
-            images = torch.randn(batch, 3, *shape, generator=random)
-        return (images, torch.tensor(index)) if len(self.sizes) > 1 else (images,)
 
 
 def export_model(
@@ -141,14 +43,16 @@ def export_model(
     head: str | None = None,
     preprocessing: Preprocessing | None = None,
     attention: str = "auto",
+    dynamic_size: bool = False,
 ) -> float:
     """Writes a model as a program with a dynamic batch, and compares the program with the model.
 
     Inputs are `images` and, with several compressed sizes in one file, `size`: the index of one, in the order given;
-    only that one is computed. The output is `logits`, or `probabilities` with fused preprocessing.
+    only that one is computed. The output is `logits`, or `probabilities` with fused preprocessing. A segmenter's logits
+    are those of the pixels, `(B, C, Y, X)`.
 
     Args:
-        model: `LookupViT` or `ViT` (or a video model, without preprocessing), in any mode, on any device.
+        model: `LookupViT`, `ViT` or a segmenter (or a video model, without preprocessing), in any mode, on any device.
         path: File to write.
         format: "onnx" (`.onnx`, weights inside) or "torch-export" (`.pt2`, for `torch.export.load`, ExecuTorch or
             AOTInductor); by the file's ending by default.
@@ -157,6 +61,8 @@ def export_model(
         head: The only head to run, such as "compressed", which saves the end of the last block.
         preprocessing: Preprocessing to fuse: the program takes uint8 `(B, Y, X, 3)` and returns probabilities.
         attention: Order of the cross-attention's products, as the model's `path`: "auto", "plain" or "absorbed".
+        dynamic_size: Whether the program takes images of any size that the patch divides and the compressed sizes fit
+            into. "auto" is then "plain", because the choice depends on the size.
 
     Returns:
         The largest difference between program and model over several batches, relative to the largest output.
@@ -168,17 +74,20 @@ def export_model(
     format = check_choice("format", _format_of(path) if format is None else format, FORMATS)
     check_choice("attention", attention, ("auto", "plain", "absorbed"))
     pixels = to_2tuple(model.img_size if img_size is None else img_size)
-    _check(model, pixels, compressed_sizes, head, preprocessing)
+    _check(model, pixels, compressed_sizes, head, preprocessing, dynamic_size)
+    if dynamic_size and attention == "auto":
+        attention = "plain"
     program = Program(model, compressed_sizes, head, preprocessing, attention)
     with torch.no_grad(), _quiet():
-        exported = _trace(program, pixels)
+        exported = _trace(program, pixels, dynamic_size)
         described = {DESCRIPTION: json.dumps(described_program(program))}
         with whole_files(path.parent) as folder:  # several files, because ONNX puts large weights into one of their own
             if format == "onnx":
                 _write_onnx(exported, folder / path.name, described)
             else:
                 torch.export.save(exported, folder / path.name, extra_files=described)
-            return _largest_difference(program, load_program(folder / path.name), pixels, path)
+            seen = [pixels, *(_other_sizes(program, pixels) if dynamic_size else ())]
+            return max(_largest_difference(program, load_program(folder / path.name), size, path) for size in seen)
 
 
 def load_program(path: str | Path) -> Callable[..., Tensor]:
@@ -211,12 +120,24 @@ def described_program(program: Program) -> dict[str, Any]:
     return {**described, "compressed_sizes": sizes, "head": program.head, "fused": program.preprocessing is not None}
 
 
-def _trace(program: Program, pixels: tuple[int, ...]) -> torch.export.ExportedProgram:
+def _trace(program: Program, pixels: tuple[int, ...], dynamic_size: bool) -> torch.export.ExportedProgram:
+    sides = {0: torch.export.Dim("batch")}
+    if dynamic_size:
+        first = 1 if program.preprocessing is not None else 2  # the axis of the rows
+        least = [max(2, *(size[axis] if size else 2 for size in program.sizes)) for axis in (0, 1)]
+        cells = [torch.export.Dim(name, min=m) for name, m in zip(("rows", "columns"), least, strict=True)]
+        sides |= {first + axis: program.model.patch_size[axis] * cells[axis] for axis in (0, 1)}
+        pixels = _other_sizes(program, pixels)[0]  # not the native size, for which nothing would be resized
     for index in range(len(program.sizes)):  # fills the cache of resize matrices: constants for the tracer
         program.direct(program.example(pixels, 2)[0], index)
     arguments = program.example(pixels, 2)
-    dynamic = ({0: torch.export.Dim("batch")}, None)[: len(arguments)]
-    return torch.export.export(program, arguments, dynamic_shapes=dynamic)
+    return torch.export.export(program, arguments, dynamic_shapes=(sides, None)[: len(arguments)])
+
+
+def _other_sizes(program: Program, pixels: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Image sizes to trace and test a dynamic program with: wider, and higher, than its native one."""
+    y, x = program.model.patch_size
+    return [(pixels[0] + y, pixels[1] + 3 * x), (pixels[0] + 2 * y, pixels[1])]
 
 
 def _write_onnx(exported: torch.export.ExportedProgram, path: Path, described: dict[str, str]) -> None:
@@ -259,9 +180,14 @@ def _check(
     sizes: Sequence[Size] | None,
     head: str | None,
     preprocessing: Preprocessing | None,
+    dynamic_size: bool,
 ) -> None:
     grid = grid_of(pixels, tuple(model.patch_size))
     video = hasattr(model, "num_frames")
+    if dynamic_size and not isinstance(model, Segmenter):
+        raise ValueError("dynamic_size is of segmenters: a classifier's program has one image size, leave it out")
+    if dynamic_size and model.features.compressed_stride is not None and not sizes:
+        raise ValueError("this model's compressed size follows the image, a program's does not: give compressed_sizes")
     if model.compressed_size is None and (sizes or head):
         raise ValueError("a plain ViT has no compressed tokens: leave compressed_sizes and head out")
     for size in () if video else sizes or ():

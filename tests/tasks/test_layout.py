@@ -14,7 +14,7 @@ from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch.utils.data import DataLoader, TensorDataset
 
 from lookupvit import create_model, save_weights, tasks
-from lookupvit.tasks import CaptioningTask, ClassificationTask, VideoTask
+from lookupvit.tasks import CaptioningTask, ClassificationTask, SegmentationTask, VideoTask
 from lookupvit.tasks.base import Task
 
 ROOM = Path(tasks.__file__).parent
@@ -65,12 +65,14 @@ def test_a_fit_runs_through_six_files_or_fewer(kind: str, tmp_path: Path) -> Non
     assert len(files) <= 6 + ("teacher" in kind) + (kind == "video"), sorted(files)
 
 
-@pytest.mark.parametrize(("task", "levels"), [(ClassificationTask, 3), (VideoTask, 4), (CaptioningTask, 3)])
+@pytest.mark.parametrize(
+    ("task", "levels"), [(ClassificationTask, 3), (VideoTask, 4), (CaptioningTask, 3), (SegmentationTask, 2)]
+)
 def test_few_levels_of_classes(task: type[Task], levels: int) -> None:
     assert len([cls for cls in task.__mro__ if cls.__module__.startswith("lookupvit.")]) <= levels
 
 
-@pytest.mark.parametrize("name", ["ClassificationTask", "VideoTask", "CaptioningTask"])
+@pytest.mark.parametrize("name", ["ClassificationTask", "VideoTask", "CaptioningTask", "SegmentationTask"])
 def test_every_class_sets_the_fields_that_it_reads(name: str) -> None:
     """Itself or by a class above it, not by one below. `Task` alone asks its subclasses for one field, the model."""
     lineage = [cls for cls in getattr(tasks, name).__mro__ if cls.__module__.startswith("lookupvit.")]

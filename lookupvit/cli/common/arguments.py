@@ -52,6 +52,21 @@ def is_data_option(arg: str) -> bool:
     return arg == "--data" or arg.startswith(("--data.", "--data="))
 
 
+def split_data_options(args: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of a command itself, and the options of its data with their values."""
+    own: list[str] = []
+    data: list[str] = []
+    values = iter(args)
+    for arg in values:
+        if not is_data_option(arg):
+            own.append(arg)
+        elif "=" in arg or (value := next(values, None)) is None:
+            data.append(arg)
+        else:
+            data += [arg, value]
+    return own, data
+
+
 def check_data_options(command: str, args: list[str]) -> list[str]:
     """The arguments that a command's own parser left over, which must be options of the data and their values.
 

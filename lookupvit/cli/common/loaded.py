@@ -183,6 +183,11 @@ def data_module(config: dict[str, Any], prepare: bool = True) -> LightningDataMo
     return data
 
 
+def instantiate_data(argv: list[str]) -> LightningDataModule:
+    """The data that `--data CLASS --data.X VALUE` says."""
+    return _instantiate("data", LightningDataModule, argv)
+
+
 def loader_of(data: LightningDataModule, split: str, limit: int | None) -> DataLoader:
     """Batches of a split in the order of the data.
 
