@@ -46,8 +46,11 @@ def test_every_parameter_learns_from_images_of_several_sizes(detector, name):
 
 @pytest.mark.parametrize("detector", DETECTORS)
 def test_images_without_objects_alone(detector):
-    losses = make(detector)([IMAGES[1]], targets=[TARGETS[1]])
+    model = make(detector)
+    losses = model([IMAGES[1]], targets=[TARGETS[1]])
     assert all(torch.isfinite(loss) for loss in losses.values())
+    sum(losses.values()).backward()  # every parameter has a gradient, if only of zero, as distributed training needs
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
 
 
 @pytest.mark.parametrize("detector", DETECTORS)
@@ -160,3 +163,16 @@ def test_native_size_is_rounded_up_to_the_coarsest_stride():
     model = make(img_size=(100, 65))
     assert model.img_size == (128, 128) and model.padded((30, 129)) == (128, 192)
     assert make("fcos", img_size=64).img_size == (128, 128)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_boxes_are_not_rounded_under_autocast(detector):
+    threshold = "score_thresh" if detector == "fcos" else "box_score_thresh"
+    model = make(detector, detector_args={threshold: 0.0}).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(IMAGES)
+    boxes = torch.cat([one["boxes"] for one in found])
+    assert boxes.dtype == torch.float32
+    inside = boxes[(boxes > 8) & (boxes < 60)]
+    assert len(inside) and (inside != inside.bfloat16().float()).float().mean() > 0.9
