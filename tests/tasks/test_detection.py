@@ -8,11 +8,13 @@ import pytest
 import torch
 from lightning import Trainer
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.ops import box_iou
 
 from datamodules import COCOInstancesDataModule
 from datamodules.demos.dense_scenes import render_dense_scenes
-from lookupvit import create_model
+from lookupvit import create_model, load_model
+from lookupvit.analysis.cost import model_macs
 from lookupvit.callbacks.detections import coco_results
 from lookupvit.callbacks.pictures import draw_objects, side_by_side
 from lookupvit.cli.main import main
@@ -220,14 +222,23 @@ def test_from_fit_to_files_on_the_command_line(scenes, tmp_path, capsys, monkeyp
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["category_ids"] == [1, 2, 3] and saved["trained_sizes"] == [[2, 2], [4, 4]]
     assert 0 <= saved["scores"]["val/ap@2x2"] <= 1
-    assert list(Path("outputs/scenes/version_0").glob("events*")), "no curves"
+    curves = EventAccumulator("outputs/scenes/version_0").Reload()
+    assert "val/detections" in curves.Tags()["images"] and "val/mask_ap@4x4" in curves.Tags()["scalars"]
+    model = load_model(checkpoint)
+    assert len(model.class_names) == 3 and model.trained_sizes == [(2, 2), (4, 4)]
+    kept = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
+    assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
+    cheaper = sum(model_macs(model, compressed_size=(2, 2)).values()) / 1e9
 
     folder = tmp_path / "new"
     folder.mkdir()
     Image.open(next((scenes / "images" / "val").iterdir())).resize((90, 70)).save(folder / "a_17.png")
     (folder / "broken.png").write_bytes(b"nothing")
     predict = ["predict", "--ckpt_path", str(checkpoint), "--data.predict_path", str(folder)]
-    assert main([*predict, "--data.root", str(tmp_path / "gone")]) == 0  # the checkpoint says enough of the data
+    assert (
+        main([*predict, "--data.root", str(tmp_path / "gone"), "--model.budget_gmacs", str(cheaper)]) == 0
+    )  # no data needed
+    assert "2x2 is the largest trained compressed size" in capsys.readouterr().err
     (rows,) = Path("outputs").rglob("detections.csv")
     table = list(csv.DictReader(rows.open()))
     assert [Path(row["file"]).name for row in table] == ["a_17.png", "broken.png"]
@@ -240,6 +251,13 @@ def test_from_fit_to_files_on_the_command_line(scenes, tmp_path, capsys, monkeyp
     assert (boxes[:, :2] >= 0).all() and (boxes[:, 0] + boxes[:, 2] <= 90.01).all()
     assert Image.open(rows.parent / table[0]["overlay"]).size == (90, 70)
 
+    assert main(["sweep", str(checkpoint), "--split", "val", "--rounds", "1", "--batch", "1"]) == 0
+    points = json.loads(Path("outputs/sweep/sweep.json").read_text())["rows"]
+    assert [point["compressed_size"] for point in points] == [[2, 2], [4, 4]]
+    for point, at in zip(points, ("@2x2", "@4x4"), strict=True):
+        assert point["ap"] == pytest.approx(100 * saved["scores"][f"val/ap{at}"], abs=1e-4)
+        assert point["mask_ap"] == pytest.approx(100 * saved["scores"][f"val/mask_ap{at}"], abs=1e-4)
+    capsys.readouterr()
     assert main(["export", str(checkpoint)]) == 2 and "holds a detector" in capsys.readouterr().err
     assert main(["cost", str(checkpoint), "--compressed_size", "2x2"]) == 0
     told = capsys.readouterr().out
