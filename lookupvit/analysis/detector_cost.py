@@ -49,3 +49,12 @@ def detector_head_macs(model: Detector, img_size: tuple[int, int]) -> dict[str, 
     for count, pool, layers, predictor in model.regions(training=False):
         heads += count * layer_macs([*layers.modules(), *predictor.modules()], prod(pool.output_size))
     return {"pyramid": pyramid, "heads": heads}
+
+
+def regions_counted(model: Detector) -> str:
+    """The fixed number of regions that a count of a detector's heads holds for, as text."""
+    if model.detector == "fcos":
+        return "counted at each cell of each map"
+    (proposals, *_), *masks = model.regions(training=False)
+    found = f" and {masks[0][0]} detections" if masks else ""
+    return f"counted at {proposals} proposals{found} per image"

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lookupvit.analysis.cost import backbone_of, count_macs, count_parameters, lookup_grid, model_macs, vit_macs
+from lookupvit.analysis.detector_cost import regions_counted
 from lookupvit.bench.memory import activation_counter
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
@@ -96,6 +97,8 @@ def cost_report(
     report.notes.append("agrees: the closed form (the terms) and torch's FLOP counter (measured) give the same number")
     if lookup:
         report.notes.append("ViT: its blocks stand under refine, which is what they do to N tokens in place of M")
+    if isinstance(model, Detector):
+        report.notes.append(f"heads: {regions_counted(model)}; regions are cut out and suppressed at no count")
     if checkpointing:
         report.notes.append("saved MiB is not known with gradient checkpointing")
     return report

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 
 from datamodules.loading.resumable import run_seed
+from lookupvit.analysis.detector_cost import regions_counted
 from lookupvit.callbacks.detections import DetectionPictures, DetectionWriter
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.grid import check_compressed_size, grid_of, size_name
@@ -180,6 +181,8 @@ class DetectionTask(Task):
             line = load_encoder(self.model.backbone, self.init_from, Pixels.of_data(data), rank_zero_only.rank == 0)
             if line:
                 rank_zero_info(line)
+        if stage == "fit":
+            self.summary_rows = {"heads": f"{self.model.detector}, {regions_counted(self.model)}"}
         if self.compile_model:
             self.model.features.compile(dynamic=False)
 

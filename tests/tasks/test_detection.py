@@ -261,6 +261,7 @@ def test_from_fit_to_files_on_the_command_line(scenes, tmp_path, capsys, monkeyp
     assert main(["export", str(checkpoint)]) == 2 and "holds a detector" in capsys.readouterr().err
     assert main(["cost", str(checkpoint), "--compressed_size", "2x2"]) == 0
     told = capsys.readouterr().out
+    assert "counted at 20 proposals and 100 detections per image" in " ".join(told.split())
     assert "pyramid" in told and "yes" in told and "%" not in told.split("agrees")[-1].split("\n")[2]
 
 
