@@ -13,6 +13,7 @@ import yaml
 from conftest import TREE_CLASSES, write_tree
 from PIL import Image
 
+from datamodules.demos.dense_scenes import render_dense_scenes
 from datamodules.demos.motion import render_motion
 from datamodules.images.cifar10 import CLASSES
 from lookupvit import ViT, create_model, save_weights
@@ -28,8 +29,8 @@ WHOLE = sorted({*CONFIGS.rglob("*.yaml")} - {*PIECES, *TESTS})
 FIRST = {
     *("demo", "demo_caption", "demo_video_joint", "cifar10_lookupvit_3x3", "imagenet1k_base", "imagenet1k_small_deit"),
     *("imagenet21k_base", "imagefolder_224", "imagenet21k_base_to_1k", "coco_base"),
-    *("kinetics400_base_joint", "ssv2_base_joint", "imagenette/base"),
-    *("ade20k_base", "cityscapes_base", "camvid/base"),
+    *("kinetics400_base_joint", "ssv2_base_joint", "coco_detection_base", "pennfudan_lookupvit"),
+    *("ade20k_base", "cityscapes_base", "camvid/base", "imagenette/base"),
 }
 # Data with masks and boxes: test_data_with_masks_and_boxes.
 DENSE = {f"{name}.yaml" for name in ("ade20k", "camvid", "cityscapes", "coco_instances", "dense_scenes")}
@@ -79,6 +80,8 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
         return ["--data.root", str(folder / "clips"), "--data.img_size", "16", "--data.short_side", "[16, 18]", *frames]
     if file.parent.name == "captioning" or file.stem.startswith("demo_caption"):
         return tiny_captions(file, folder)
+    if file.parent.name in ("detection", "pennfudan"):
+        return tiny_detection(file, folder)
     if file.parent.name in ("segmentation", "camvid"):
         return tiny_masks(file, folder)
     if file.parent.name in ("experiments", "ablation", "learning_rate"):
@@ -87,6 +90,25 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
         tree = write_tree(folder / "imagenette", TREE_CLASSES, {"train": 1, "val": 1}, size=48)
         return ["--data.root", str(tree), "--data.num_classes", "3", "--data.img_size", "40"]
     return ["--data.root", str(folder / "demo"), "--data.train_per_class", "2", "--data.val_per_class", "1"]
+
+
+def tiny_detection(file: Path, folder: Path) -> list[str]:
+    """As `tiny_data`: rendered scenes in COCO's layout, narrow heads, and a ViT to start from."""
+    render_dense_scenes(folder / "scenes", train_images=2, val_images=1, size=32)
+    vit = ViT(img_size=16, patch_size=4, num_classes=2, embed_dim=32, depth=2, num_heads=2)
+    save_weights(vit, folder / "vit.safetensors")
+    sides = ("img_size", "short_side", "max_size")
+    data = ["--data.root", str(folder / "scenes"), *(x for name in sides for x in (f"--data.{name}", "32"))]
+    data += ["--data.train_split", "train", "--data.val_split", "val"]
+    heads = {"out_channels": "8", "box_convs": "1", "box_dim": "8", "mask_convs": "1", "strides": "[4, 8]"}
+    heads |= {"detector_args": "{rpn_post_nms_top_n_train: 20, rpn_post_nms_top_n_test: 20}"}
+    start = ["--model.init_from", str(folder / "vit.safetensors")]
+    sizes = settings_of(file)["model"]["init_args"]
+    if sizes.get("compressed_sizes"):
+        start += ["--model.compressed_sizes", "[[2, 2], [3, 3]]"]
+    elif sizes["compressed_size"]:
+        start += ["--model.compressed_size", "[2, 2]"]
+    return [*data, *start, *(x for name, value in heads.items() for x in (f"--model.{name}", value))]
 
 
 def tiny_masks(file: Path, folder: Path) -> list[str]:

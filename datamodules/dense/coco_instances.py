@@ -47,6 +47,14 @@ class COCOInstancesDataModule(DetectionDataModule):
         return self._categories
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes, without the background; where no annotation file is there, what was given."""
+        splits = (self.val_split, self.train_split, self.test_split)
+        if self._num_classes is not None and not any(split and self._has(split) for split in splits):
+            return self._num_classes  # in prediction a checkpoint says it
+        return len(self.categories)
+
+    @property
     def class_names(self) -> list[str]:
         """Names of the classes; label k is the name k - 1."""
         return [category.name for category in self.categories]

@@ -11,7 +11,9 @@ from math import prod
 import torch
 from torch import nn
 
+from lookupvit.analysis.detector_cost import detector_head_macs
 from lookupvit.grid import Size, check_compressed_size, covering_grid, grid_of, to_2tuple
+from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.heads import LinearHead, MaskTransformerHead
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.flops import count_call_macs
@@ -43,8 +45,9 @@ def count_macs(
     size = to_2tuple(model.img_size if img_size is None else img_size)
     kwargs = {key: value for key, value in (("compressed_size", compressed_size), ("head", head)) if value is not None}
     frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
+    call = getattr(twin, "forward_fixed", twin)  # of a detector, whose regions depend on the picture
     with torch.no_grad():
-        return count_call_macs(lambda: twin(torch.empty(1, 3, *frames, *size, device="meta"), **kwargs))
+        return count_call_macs(lambda: call(torch.empty(1, 3, *frames, *size, device="meta"), **kwargs))
 
 
 def vit_block_macs(n: int, dim: int, mlp_ratio: float = 4.0) -> int:
@@ -117,7 +120,7 @@ def _resize_macs(from_size: tuple[int, ...], to_size: tuple[int, ...], dim: int)
 
 
 def model_macs(
-    model: LookupViT | Segmenter,
+    model: LookupViT | Segmenter | Detector,
     img_size: int | tuple[int, int] | None = None,
     compressed_size: int | tuple[int, ...] | None = None,
     path: str | None = None,
@@ -126,7 +129,7 @@ def model_macs(
     """Multiply-adds of a `LookupViT` in closed form, by term, over all blocks.
 
     Args:
-        model: The model, or a segmenter with such a backbone.
+        model: The model, or a segmenter or detector with such a backbone.
         img_size: Pixels; the model's own by default.
         compressed_size: Compressed grid; the model's own by default.
         path: The path to count; the model's own by default.
@@ -136,8 +139,8 @@ def model_macs(
         Multiply-adds of "embedding" (with the resize to compressed tokens), the four block terms, and "heads".
     """
     size = to_2tuple(model.img_size if img_size is None else img_size)
-    if isinstance(model, Segmenter):
-        return _segmenter_macs(model, size, compressed_size, path)
+    if isinstance(model, Segmenter | Detector):
+        return (_segmenter_macs if isinstance(model, Segmenter) else _detector_macs)(model, size, compressed_size, path)
     grid = grid_of(size, model.patch_size)
     compressed = check_compressed_size(model.compressed_size if compressed_size is None else compressed_size, grid)
     head = model.head if head is None else head
@@ -164,10 +167,11 @@ def model_macs(
     return terms
 
 
-def vit_macs(model: ViT | Segmenter, img_size: int | tuple[int, int] | None = None) -> dict[str, int]:
+def vit_macs(model: ViT | Segmenter | Detector, img_size: int | tuple[int, int] | None = None) -> dict[str, int]:
     """Multiply-adds of a plain `ViT` in closed form: "embedding", "blocks" and "heads"; see `model_macs`."""
-    if isinstance(model, Segmenter):
-        return _segmenter_macs(model, to_2tuple(model.img_size if img_size is None else img_size))
+    if isinstance(model, Segmenter | Detector):
+        count = _segmenter_macs if isinstance(model, Segmenter) else _detector_macs
+        return count(model, to_2tuple(model.img_size if img_size is None else img_size))
     grid = grid_of(to_2tuple(model.img_size if img_size is None else img_size), model.patch_size)
     block, dim, n = model.vit.blocks[0], model.embed_dim, prod(grid)
     return {
@@ -178,18 +182,18 @@ def vit_macs(model: ViT | Segmenter, img_size: int | tuple[int, int] | None = No
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """The `LookupViT` or `ViT` within a segmenter; any other model itself."""
-    return model.backbone if isinstance(model, Segmenter) else model
+    """The `LookupViT` or `ViT` within a segmenter or a detector; any other model itself."""
+    return model.backbone if isinstance(model, Segmenter | Detector) else model
 
 
 def lookup_grid(model: nn.Module, img_size: Size) -> Size:
-    """The lookup grid of an image of (height, width) pixels, which a segmenter pads.
+    """The lookup grid of an image of (height, width) pixels, which a segmenter or a detector pads.
 
     Raises:
         ValueError: If another model's patch does not divide it.
     """
-    if isinstance(model, Segmenter):
-        return covering_grid(img_size, model.patch_size)
+    if isinstance(model, Segmenter | Detector):
+        return covering_grid(img_size if isinstance(model, Segmenter) else model.padded(img_size), model.patch_size)
     return grid_of(img_size, model.patch_size)
 
 
@@ -220,3 +224,18 @@ def _segmenter_macs(
         queries = 2 * m * dim * head.mlp.fc1.out_features + m * dim * classes
         own = queries + n * m * (dim + classes) + n * dim * classes
     return {**terms, "heads": own + extra}
+
+
+def _detector_macs(
+    model: Detector, img_size: Size, compressed_size: int | Size | None = None, path: str | None = None
+) -> dict[str, int]:
+    """The terms of the backbone at the padded size, with "pyramid" and "heads", see `detector_head_macs`."""
+    padded, features = model.padded(img_size), model.features
+    if isinstance(model.backbone, ViT):
+        return vit_macs(model.backbone, padded) | detector_head_macs(model, img_size)
+    size = features.size_for(padded) if compressed_size is None else compressed_size
+    terms = model_macs(model.backbone, padded, size, path) | detector_head_macs(model, img_size)
+    if features.fuse_compressed:
+        grid = grid_of(padded, model.patch_size)
+        terms["pyramid"] += _resize_macs(check_compressed_size(size, grid), grid, model.backbone.embed_dim)
+    return terms

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lookupvit.grid import Size
+from lookupvit.metrics.detection import DetectionScores, at_original_size, original_sizes
 from lookupvit.metrics.segmentation import SegmentationMetrics
 from lookupvit.model.dense.inference import View, segment_batch
 
@@ -123,6 +124,46 @@ def collect_scores(
         }
         for label, by_size in metrics.items()
     }, count
+
+
+def collect_detections(
+    subjects: Mapping[str, Subject],
+    batches: Iterable[Mapping[str, Any]],
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda images: None,
+) -> tuple[dict[str, dict[Size | None, dict[str, float]]], int]:
+    """As `collect_scores`, of detectors: "ap", "ap50", "mask_ap" and so on, see `DetectionScores`.
+
+    Args:
+        subjects: Detectors by label, on `device`.
+        batches: As `lookupvit.tasks.DetectionTask` takes them.
+        device: Where they are.
+        advance: Told the number of images of each batch that is done.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    metrics = {
+        label: [DetectionScores(subject.model.has_masks) for _ in subject.sizes] for label, subject in subjects.items()
+    }
+    count = 0
+    for batch in batches:
+        images = [image.to(device, non_blocking=True) for image in batch["images"]]
+        targets = [at_original_size(*pair) for pair in zip(batch["targets"], batch["images"], strict=True)]
+        for label, subject in subjects.items():
+            with torch.no_grad():
+                by_size = subject.model.detect_at_sizes(images, subject.sizes, original_sizes(batch))
+            for metric, found in zip(metrics[label], by_size, strict=True):
+                metric.update([{key: value.cpu() for key, value in one.items()} for one in found], targets)
+        count += len(images)
+        advance(len(images))
+    if not count:
+        raise ValueError("there are no images to score: check data.root and --limit")
+    scores = {
+        label: [{name: 100 * float(value) for name, value in metric.compute().items()} for metric in own]
+        for label, own in metrics.items()
+    }
+    return {label: dict(zip(subjects[label].sizes, own, strict=True)) for label, own in scores.items()}, count
 
 
 def hits(logits: Tensor, targets: Tensor, k: int = 1) -> Tensor:

@@ -43,7 +43,7 @@ def activation_counter(model: nn.Module, device: str = "cpu") -> Callable[..., i
     state are not activations.
 
     Args:
-        model: `LookupViT`, `ViT` or a segmenter; it may lie anywhere, also on the meta device.
+        model: `LookupViT`, `ViT`, a segmenter or a detector; it may lie anywhere, also on the meta device.
         device: Where the step would run, "cpu" or "cuda", which has to be there: its kernels decide what is kept.
 
     Returns:
@@ -59,6 +59,7 @@ def activation_counter(model: nn.Module, device: str = "cpu") -> Callable[..., i
     mode, twin = FakeTensorMode(allow_non_fake_inputs=True), deepcopy(model).to("meta").train()
     with mode:
         twin.to_empty(device=device)
+    call = getattr(twin, "forward_fixed", twin)  # of a detector
 
     def count(
         batch: int = 1,
@@ -71,7 +72,7 @@ def activation_counter(model: nn.Module, device: str = "cpu") -> Callable[..., i
         options = {} if compressed_size is None else {"compressed_size": compressed_size}
         with mode:
             images = torch.empty(batch, 3, *(img_size or model.img_size), device=device)
-            return saved_bytes(lambda: twin(images, **options).sum(), [*twin.parameters(), *twin.buffers()])
+            return saved_bytes(lambda: call(images, **options).sum(), [*twin.parameters(), *twin.buffers()])
 
     return count
 

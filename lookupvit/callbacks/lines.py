@@ -33,7 +33,7 @@ class EpochLines(Callback):
         seconds = time.perf_counter() - self._start - self._validation
         metrics = [
             f"{name} {float(trainer.callback_metrics[name]):.4f}"
-            for name in ("train/loss", "val/loss", "val/top1", "val/cider", "val/miou")
+            for name in ("train/loss", "val/loss", "val/top1", "val/cider", "val/miou", "val/ap")
             if name in trainer.callback_metrics
         ]
         print(

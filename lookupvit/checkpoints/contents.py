@@ -25,7 +25,12 @@ DESCRIPTION = "lookupvit"  # the key of config.json, of safetensors' metadata an
 TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"
 PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "scores", "data_config"
 SEGMENTATION = "SegmentationTask"  # the last part of the task of a segmenter
-MEASURES = {"top1": "top-1", "miou": "mIoU"}  # accuracies in 0..1: names without the stage, and how they are written
+DETECTION = "DetectionTask"  # of a detector
+MEASURES = {
+    "top1": "top-1",
+    "miou": "mIoU",
+    "ap": "AP",
+}  # accuracies in 0..1: names without the stage, and how they are written
 # Arguments of a model that are arguments of its task, too; the others are the task's `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
 

@@ -46,6 +46,14 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--training", action="store_true", help="forward and backward pass, with memory")
     _common_options(one)
 
+    one = suites.add_parser("dense", help="backbones of dense prediction beside global and windowed ViT")
+    _model_options(one, tome=None, sizes=(5, 10))
+    one.add_argument("--batch", type=int, default=1, help="images per call")
+    one.add_argument("--img_size", type=int, nargs="+", default=[512, 1024], help="pixels, multiples of 16")
+    one.add_argument("--heads", nargs="+", choices=("linear", "pyramid"), default=["linear", "pyramid"])
+    one.add_argument("--modes", nargs="+", choices=("forward", "training step"), default=["forward", "training step"])
+    _common_options(one)
+
     one = suites.add_parser("gpu", help="all tables for one GPU in under 8 minutes")
     one.add_argument("--device", default="cuda")
     one.add_argument("--model", default="base")
@@ -150,6 +158,21 @@ def _block(args: argparse.Namespace, settings: Settings) -> tuple[str, Report]:
     return "block", block.block(settings, shapes, batch, dim, heads, args.training, paths, args.rounds)
 
 
+def _dense(args: argparse.Namespace, settings: Settings) -> tuple[str, Report]:
+    from lookupvit.bench import dense
+
+    img_sizes, sizes, extra = args.img_size, args.sizes, {}
+    if args.profile:
+        raise ValueError("--profile goes with the suites inference and train")
+    if any(side % 16 for side in img_sizes):
+        raise ValueError(f"--img_size {' '.join(map(str, img_sizes))}: patches are 16 px wide, give multiples of 16")
+    if args.quick:
+        args.model, img_sizes, sizes, args.rounds, extra = "tiny", (240,), (3, 5), 2, {**_QUICK, "depth": 4}
+        del extra["num_classes"]
+    given = (args.model, tuple(img_sizes), tuple(sizes), tuple(args.heads), tuple(args.modes), args.batch, args.rounds)
+    return "dense", dense.dense(settings, *given, **extra)
+
+
 def _profile(
     args: argparse.Namespace,
     settings: Settings,
@@ -186,6 +209,7 @@ _SUITES: dict[str, Callable[[argparse.Namespace, Settings], tuple[str, Report]]]
     "inference": _inference,
     "train": _train,
     "block": _block,
+    "dense": _dense,
 }
 
 
@@ -197,10 +221,14 @@ def _shape(text: str) -> tuple[int, int]:
     return n, m
 
 
-def _model_options(one: OneLineParser, tome: tuple[int, ...] = (8, 13, 16)) -> None:
+def _model_options(
+    one: OneLineParser, tome: tuple[int, ...] | None = (8, 13, 16), sizes: tuple[int, ...] = (3, 5, 7, 10)
+) -> None:
     one.add_argument("--model", default="base", help="tiny, small, base, large or huge; patches of 16 pixels")
-    one.add_argument("--sizes", type=int, nargs="+", default=[3, 5, 7, 10], help="compressed sizes, s for s x s")
-    one.add_argument("--tome", type=int, nargs="*", default=list(tome), help="numbers r of ToMe; none leaves ToMe out")
+    one.add_argument("--sizes", type=int, nargs="+", default=list(sizes), help="compressed sizes, s for s x s")
+    if tome is not None:
+        help_text = "numbers r of ToMe; none leaves ToMe out"
+        one.add_argument("--tome", type=int, nargs="*", default=list(tome), help=help_text)
 
 
 def _common_options(one: OneLineParser) -> None:

@@ -18,6 +18,7 @@ from lookupvit.cli.common.tables import new_table
 from lookupvit.cli.fit import run
 from lookupvit.cli.runs import common_measure, common_output, here, resolve
 from lookupvit.grid import size_name
+from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.writing import write_text
 
@@ -106,7 +107,7 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
 def _images_per_second(models: dict[str, tuple]) -> list[float]:
     """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
     cases = {}
-    batch = _DENSE_BATCH if any(isinstance(model, Segmenter) for model, _ in models.values()) else _BATCH
+    batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model, _ in models.values()) else _BATCH
     for label, (model, _) in models.items():
         frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
         inputs = torch.randn(batch, 3, *frames, *model.img_size)

@@ -6,11 +6,13 @@ import torch
 from torch import nn
 
 from lookupvit.analysis.cost import backbone_of, count_macs, count_parameters, lookup_grid, model_macs, vit_macs
+from lookupvit.analysis.detector_cost import regions_counted
 from lookupvit.bench.memory import activation_counter
 from lookupvit.bench.report import Report
 from lookupvit.bench.timing import progress_bar
 from lookupvit.checks import TRANSPOSED
 from lookupvit.grid import check_compressed_size, size_name
+from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.products.paths import choose_paths
@@ -36,7 +38,7 @@ def cost_report(
     """Multiply-adds by term for each compressed size and path, beside a plain ViT of the same width and depth.
 
     Args:
-        model: `LookupViT`, `ViT`, or a segmenter, whose head is counted; it may lie on the meta device.
+        model: `LookupViT`, `ViT`, or a segmenter or detector, whose heads are counted; it may lie on the meta device.
         img_sizes: (height, width) in pixels, one group of rows each.
         sizes: Compressed sizes; by default the paper's, the model's own and the trained ones, where they fit.
         paths: "plain", "absorbed", "tiled", "auto"; by default all that the model can take.
@@ -69,6 +71,7 @@ def cost_report(
     def row(subject: nn.Module, px: tuple[int, int], terms: dict[str, int], measured: int, *step) -> dict:
         total = sum(terms.values())
         columns = dict.fromkeys(("embed", "gather", "refine", "infuse", "lookup MLP", "heads"))
+        columns |= {"pyramid": None} if isinstance(model, Detector) else {}
         columns |= {_TERMS.get(term, term): count / scale for term, count in terms.items()}
         columns |= {unit: total / scale, "fewer ops": sum(vit_macs(vit, px).values()) / total}
         columns["measured"] = measured / scale
@@ -95,6 +98,8 @@ def cost_report(
     report.notes.append("agrees: the closed form (the terms) and torch's FLOP counter (measured) give the same number")
     if lookup:
         report.notes.append("ViT: its blocks stand under refine, which is what they do to N tokens in place of M")
+    if isinstance(model, Detector):
+        report.notes.append(f"heads: {regions_counted(model)}; regions are cut out and suppressed at no count")
     if checkpointing:
         report.notes.append("saved MiB is not known with gradient checkpointing")
     return report
@@ -122,17 +127,18 @@ def _fitting(
     return sorted(fits, key=lambda size: (size[0] * size[1], size))
 
 
-def _vit_like(model: LookupViT | Segmenter) -> ViT | Segmenter:
+def _vit_like(model: LookupViT | Segmenter | Detector) -> ViT | Segmenter | Detector:
     """The ViT of the same width, depth, heads, patches and classes, without data; of a segmenter one with a ViT."""
-    if isinstance(model, Segmenter):
-        block, dim = model.backbone.blocks[0], model.embed_dim
-        args = {"patch_size": model.patch_size, "embed_dim": dim, "depth": model.depth}
+    if isinstance(model, Segmenter | Detector):
+        block, dim = model.backbone.blocks[0], model.backbone.embed_dim
+        args = {"patch_size": model.patch_size, "embed_dim": dim, "depth": model.backbone.depth}
         args |= {"num_heads": block.cross.num_heads, "mlp_ratio": block.mlp.fc1.out_features / dim}
-        head = {key: model.arguments[key] for key in ("head", "head_args") if key in model.arguments}
-        if model.head.reads_compressed:  # a ViT has no such head
-            head = {}
+        without = ("compressed_size", "fuse_compressed")  # which a ViT does not have
+        same = {key: value for key, value in model.arguments.items() if key not in without}
+        if isinstance(model, Segmenter) and model.head.reads_compressed:
+            same = {key: value for key, value in same.items() if key not in ("head", "head_args")}
         with torch.device("meta"):
-            return Segmenter("vit_base_patch16_224", model.num_classes, model.img_size, **head, args=args)
+            return type(model)(**{**same, "name": "vit_base_patch16_224", "args": args})
     block = model.blocks[0]
     with torch.device("meta"):
         return ViT(

@@ -13,6 +13,7 @@ from lookupvit.cli.common.arguments import OneLineParser, as_pixels, as_size
 from lookupvit.grid import size_name
 from lookupvit.interop.export import ENDINGS, FORMATS, PROBABILITIES, Preprocessing, export_model
 from lookupvit.interop.load_model import load_model
+from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.layers import HEADS
 from lookupvit.tasks.belonging import say_untrained
@@ -31,6 +32,11 @@ def export(argv: list[str]) -> None:
     source, console = Path(args.checkpoint), Console()
     own = {"img_size": args.img_size} if args.img_size else {}
     model = load_model(source, **own)
+    if isinstance(model, Detector):
+        raise ValueError(
+            f"{source} holds a detector, whose proposals and suppression no program here has: export takes classifiers "
+            "and segmenters"
+        )
     contents = read_contents(source)
     trained_on = pixels_of(contents)
     given: dict[str, Any] = {} if trained_on is None else trained_on.as_dict()

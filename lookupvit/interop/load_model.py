@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from lookupvit.checkpoints.contents import OWN_ARGUMENTS, SEGMENTATION, Contents, is_exported
+from lookupvit.checkpoints.contents import OWN_ARGUMENTS, Contents, is_exported
 from lookupvit.interop.claims import check_claims
-from lookupvit.interop.segmenter import load_segmenter, segmenter_of
-from lookupvit.model.dense.segmenter import Segmenter
+from lookupvit.interop.segmenter import DENSE, dense_of, load_dense
 from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.weights.file import read_weights
 from lookupvit.weights.hub import describe
@@ -46,8 +45,8 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
             f"{path} does not say which model it holds: build one with create_model and use load_weights for this file"
         )
     model = build_model(contents, **kwargs)
-    if isinstance(model, Segmenter):
-        load_segmenter(model, weights, verbose)
+    if isinstance(model, tuple(DENSE.values())):
+        load_dense(model, weights, verbose)
     else:
         load_weights(model, weights, verbose=verbose)
     describe(model, contents)
@@ -66,9 +65,9 @@ def build_model(contents: Contents, **kwargs: Any) -> nn.Module:
     """
     if contents.name is None:
         raise ValueError(f"{contents.source} does not say which model it holds")
-    if str(contents.task).endswith(f".{SEGMENTATION}"):
+    if (kind := DENSE.get(str(contents.task).rpartition(".")[2])) is not None:
         check_claims(contents.hyper_parameters, contents.content.get("state_dict", contents.content), contents.source)
-        return segmenter_of(contents.hyper_parameters, **kwargs)
+        return dense_of(kind, contents.hyper_parameters, **kwargs)
     hyper, known = contents.hyper_parameters, model_arguments(contents.name)
     check_claims(hyper, contents.content.get("state_dict", contents.content), contents.source)
     given = {key: hyper[key] for key in OWN_ARGUMENTS if hyper.get(key) is not None and key in known}

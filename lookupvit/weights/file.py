@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lookupvit.checkpoints.contents import (
     DESCRIPTION,
+    DETECTION,
     OWN_ARGUMENTS,
     SEGMENTATION,
     Contents,
@@ -114,8 +115,9 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 def contents_of_model(model: nn.Module) -> Contents:
     """What a file of this model says of it: name, arguments, pixels, classes, trained sizes and scores."""
-    if hasattr(model, "arguments"):  # of a segmenter, whose arguments are those of its task
-        task, hyper = f"lookupvit.tasks.segmentation.{SEGMENTATION}", {**model.arguments, **model.task_options}
+    if hasattr(model, "arguments"):  # of a segmenter or a detector, whose arguments are those of its task
+        kind = f"detection.{DETECTION}" if hasattr(model, "detector") else f"segmentation.{SEGMENTATION}"
+        task, hyper = f"lookupvit.tasks.{kind}", {**model.arguments, **model.task_options}
         names, sizes, scores = model.class_names, model.trained_sizes, dict(model.scores)
         return Contents(type(model).__name__, {}, {}, task, hyper, {}, model.pixels, names, sizes, scores)
     config = dict(model._hub_mixin_config)

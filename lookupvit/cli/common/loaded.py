@@ -50,7 +50,8 @@ class Loaded:
     def architecture(self) -> str:
         """Text that two models share when they differ in their weights alone: such models are timed once."""
         keys = ("name", "args", "num_classes", "img_size", "head", "head_args", "fuse_compressed")
-        return json.dumps([str(self.task.hparams.get(key)) for key in keys])
+        own = getattr(self.subject.model, "arguments", {}) if isinstance(self.task, tasks.DetectionTask) else {}
+        return json.dumps([*(str(self.task.hparams.get(key)) for key in keys), str(own)])
 
 
 def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, device: str) -> Loaded:
@@ -67,13 +68,14 @@ def load(path: Path, label: str, sizes: list[Size] | None, head: str | None, dev
         ValueError, FileNotFoundError: One line, if it is no checkpoint of an image classifier, or the head is unknown.
     """
     task, contents = load_task(path, device)
-    dense = isinstance(task, tasks.SegmentationTask)
+    dense = isinstance(task, tasks.SegmentationTask | tasks.DetectionTask)
     if not (dense or isinstance(task, tasks.ClassificationTask)) or isinstance(task, tasks.VideoTask):
         raise ValueError(
-            f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers and segmenters only"
+            f"checkpoint {path} is of {type(task).__name__}: sweep scores image classifiers, segmenters and detectors "
+            "only"
         )
     if dense and head is not None:
-        raise ValueError(f"--head {head} is of classifiers: the segmenter of {path} has one head, leave it out")
+        raise ValueError(f"--head {head} is of classifiers: the model of {path} has none to choose, leave it out")
     model = task.model
     if model.compressed_size is None:
         return Loaded(label, path, task, Subject(model, (None,)), contents.data, contents)

@@ -19,7 +19,7 @@ from lookupvit.cli.sweep.score import Found, measure_of, pixels_name
 from lookupvit.grid import size_name
 from lookupvit.writing import write_text
 
-_NAMES = {**MEASURES, "top5": "top-5", "pixel_accuracy": "pixel accuracy"}
+_NAMES = {**MEASURES, "top5": "top-5", "pixel_accuracy": "pixel accuracy", "ap50": "AP50"}
 _LOG_WIDTH = 120  # a log file has no width of its own and must not lose columns
 
 
@@ -188,7 +188,8 @@ def print_tables(found: Found, contrasts: list[Contrast], document: dict, consol
 
 def _shown(rows: list[dict]) -> tuple[str, str]:
     """The two accuracies that are shown of rows."""
-    return ("top1", "top5") if measure_of(rows) == "top1" else ("miou", "pixel_accuracy")
+    measure = measure_of(rows)
+    return measure, {"top1": "top5", "miou": "pixel_accuracy", "ap": "ap50"}[measure]
 
 
 def _rows_table(found: Found, document: dict) -> Table:

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lookupvit.analysis.cascade.study import CascadeStudy, study_cascade
 from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.pareto import pareto_front
-from lookupvit.analysis.sweep import Size, accuracy, collect_logits, collect_scores
+from lookupvit.analysis.sweep import Size, accuracy, collect_detections, collect_logits, collect_scores
 from lookupvit.bench.memory import peak_bytes
 from lookupvit.bench.timing import interleave, timer_for
 from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.cli.common.loaded import Loaded, calibration_loader, loader_of, with_data
 from lookupvit.grid import size_name
+from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
 
 _MIN_SECONDS = 0.05  # of one timing sample
@@ -74,11 +75,13 @@ def score(
     """
     # Every mistake is found before the first pass.
     plan = []
-    dense = [one.label for one in loaded if isinstance(one.subject.model, Segmenter)]
-    if dense and len(dense) < len(loaded):
-        raise ValueError(f"{dense[0]} is a segmenter, others are classifiers: sweep models of one kind at a time")
+    kinds = {_kind(one.subject.model): one.label for one in reversed(loaded)}
+    if len(kinds) > 1:
+        told = ", ".join(f"{label} is a {kind}" for kind, label in kinds.items())
+        raise ValueError(f"{told}: sweep models of one kind at a time")
+    dense = "classifier" not in kinds
     if dense and img_sizes != [None]:
-        raise ValueError("--img_size is of classifiers: a segmenter sees whole images, give --data.short_side instead")
+        raise ValueError("--img_size is of classifiers: other models see whole images, give --data.short_side instead")
     for img_size in img_sizes:
         plan += with_data(loaded, overrides, img_size)
 
@@ -87,8 +90,12 @@ def score(
         loader = loader_of(data, split, limit)
         if dense:
             with _bar("scoring", loader) as advance:
-                subjects, views = {one.label: one.subject for one in group}, {one.label: one.task.view for one in group}
-                scores, found.images = collect_scores(subjects, loader, views, device, advance)
+                subjects = {one.label: one.subject for one in group}
+                if "detector" in kinds:
+                    scores, found.images = collect_detections(subjects, loader, device, advance)
+                else:
+                    views = {one.label: one.task.view for one in group}
+                    scores, found.images = collect_scores(subjects, loader, views, device, advance)
             for one in group:
                 for size in one.subject.sizes:
                     found.rows.append(_row(one, size, data.img_size, found.images, scores[one.label][size]))
@@ -121,6 +128,12 @@ def score(
     found.rows.sort(key=lambda row: places[row["model"]])  # stable: image sizes and sizes keep their order
     _mark_fronts(found.rows)
     return found
+
+
+def _kind(model: nn.Module) -> str:
+    if isinstance(model, Detector):
+        return "detector"
+    return "segmenter" if isinstance(model, Segmenter) else "classifier"
 
 
 def measure_of(rows: list[dict[str, Any]]) -> str:

@@ -198,4 +198,4 @@ def stride_of(compressed_size: Any) -> int | None:
 def check_no_head(head: str | None) -> None:
     """Raises a one-line ValueError if one of a classifier's heads is asked for."""
     if head is not None:
-        raise ValueError(f"head={head!r} is of classifiers: a segmenter has one head, leave it out")
+        raise ValueError(f"head={head!r} is of classifiers: other models have one head, leave it out")
