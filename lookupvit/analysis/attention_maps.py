@@ -165,7 +165,7 @@ def _cross_attention(
     gather, infuse = scores.softmax(dim=-1), None
     if block.infuse:
         if block.cross.reuse == "fresh":
-            scores = block.cross.infusion_scores(before_mlp + block.mlp(before_mlp), lookup).float()
+            scores = block.cross.infusion_scores(before_mlp + block.ls2(block.mlp(before_mlp)), lookup).float()
         infuse = (gather if block.cross.reuse in TRANSPOSED else scores.softmax(dim=-2)).transpose(2, 3)
         infuse = infuse / infuse.sum(dim=-1, keepdim=True)  # (B, H, N, M)
     q, k, _ = block.attn.qkv(refined).unflatten(-1, (3, block.attn.num_heads, -1)).permute(2, 0, 3, 1, 4)

@@ -48,9 +48,10 @@ def test_renormalized_infusion_is_the_forward_pass_s() -> None:
         torch.testing.assert_close(block.gather.sum(-1), torch.ones(1, 3, 16))  # M = 4 x 4
 
 
+@pytest.mark.parametrize("residual_init", ["default", 0.5])
 @pytest.mark.parametrize("cross_norm", ["input", "projection"])
-def test_fresh_infusion_is_what_the_lookup_tokens_get(cross_norm: str) -> None:
-    model = model_of(reuse="fresh", cross_norm=cross_norm)
+def test_fresh_infusion_is_what_the_lookup_tokens_get(cross_norm: str, residual_init: str | float) -> None:
+    model = model_of(reuse="fresh", cross_norm=cross_norm, residual_init=residual_init)
     x = torch.randn(1, 3, 32, 48, dtype=torch.float64)
     cross, seen = model.blocks[1].cross, {}
     for layer in (cross.v_infuse if cross_norm == "input" else cross.norm_infuse, cross.proj_infuse):
