@@ -85,7 +85,7 @@ def test_figures_and_tables_go_to_each_logger(monkeypatch: pytest.MonkeyPatch) -
     assert names == ["add_figure", "log_image", "log_figure", "add_text", "log_table", "log_text"]
     table = "| generated | references |\n| --- | --- |\n| a dog | one dog |"
     assert calls[3][1] == ("val/captions", table, 5)
-    assert calls[4][1] == ("val/captions_table", ["generated", "references"], [["a dog", "one dog"]])
+    assert calls[4][1][1:] == ("val/captions_table", ["generated", "references"], [["a dog", "one dog"]])
     assert calls[5][1] == ("7", table + "\n", "val/captions/step_5.md")
 
 
