@@ -65,7 +65,9 @@ def test_a_fit_runs_through_six_files_or_fewer(kind: str, tmp_path: Path) -> Non
     assert len(files) <= 6 + ("teacher" in kind) + (kind == "video"), sorted(files)
 
 
-@pytest.mark.parametrize(("task", "levels"), [(ClassificationTask, 3), (VideoTask, 4), (CaptioningTask, 3), (SegmentationTask, 2)])
+@pytest.mark.parametrize(
+    ("task", "levels"), [(ClassificationTask, 3), (VideoTask, 4), (CaptioningTask, 3), (SegmentationTask, 2)]
+)
 def test_few_levels_of_classes(task: type[Task], levels: int) -> None:
     assert len([cls for cls in task.__mro__ if cls.__module__.startswith("lookupvit.")]) <= levels
 
