@@ -81,7 +81,9 @@ def common_measure(configs: dict[str, dict[str, Any]]) -> str:
         task = str(settings["model.class_path"]).rpartition(".")[2]
         found[file] = getattr(tasks, task, Task).monitor[0].rpartition("/")[2]
         if found[file] not in MEASURES:
-            raise ValueError(f"{file} is of {task}, which has no accuracy to compare: give classifiers or segmenters")
+            raise ValueError(
+                f"{file} is of {task}, which has no accuracy to compare: give classifiers, segmenters or detectors"
+            )
     (first, measure), *others = found.items()
     for file, other in others:
         if other != measure:
