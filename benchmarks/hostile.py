@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests")]
 
 import hostile_data  # noqa: E402, F401 (enters its cases)
+import hostile_dense  # noqa: E402, F401 (likewise)
 import hostile_pictures  # noqa: E402, F401 (likewise)
 from fuzz import apart, refused, run  # noqa: E402
 from hostile_files import CASES, base, quiet  # noqa: E402

@@ -78,4 +78,7 @@ def decode_segmentation(segmentation: Any, height: int, width: int) -> np.ndarra
         good = isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
         if not good or not all(type(value) in (int, float) and abs(value) < 1e6 for value in polygon):
             raise ValueError("a polygon of it is no list of three or more points [x, y, x, y, ...]")
+        points = np.reshape(polygon, (-1, 2))
+        if np.abs(points - np.roll(points, 1, 0)).sum() > 4 * (height + 1) * (width + 1):
+            raise ValueError("a polygon of it is too long for its image")  # pycocotools stores every step of it
     return coco.decode(coco.merge(coco.frPyObjects(segmentation, height, width)))

@@ -44,7 +44,7 @@ class YOLODataModule(DetectionDataModule):
                 names = [names[number] for number in range(len(names))]
             if not isinstance(names, list) or not names or not all(isinstance(name, (str, int)) for name in names):
                 raise TypeError("a list of names")
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, RecursionError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{str(path)!r} has no names of classes (names: [cat, dog]): {reason}") from None
         return [str(name) for name in names]

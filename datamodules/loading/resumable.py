@@ -164,8 +164,9 @@ class ResumableLoader(DataLoader):
             return
         read = [self.dataset.last_read_by(process) for process in dead]
         names = [sample_name(self.dataset, index) for index in read if index is not None]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]  # an EOFError says nothing
         raise WorkerDiedError(
-            f"a loader process died while it read {', '.join(names) or 'its first'} ({str(error).splitlines()[0]}); "
+            f"a loader process died while it read {', '.join(names) or 'its first'} ({reason}); "
             "look at that file and the machine's memory, or find it in one process with --data.num_workers 0"
         ) from error
 

@@ -147,7 +147,7 @@ class SegmentationTask(Task):
             f"class_weights has {len(class_weights or ())} entries for {num_classes} classes: give one for each",
         )
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self.class_weights = None if weights is None else nn.Buffer(weights, persistent=False)
         self.view = View.of(eval_mode, eval_window, eval_stride, eval_flip, eval_scales)
         candidates = None if untrained_sizes else self.compressed_sizes
         if (size := budgeted_size(self.model, budget_gmacs, budget_ms, candidates)) is not None:

@@ -178,6 +178,7 @@ def test_a_wrong_file_is_one_line(content, says, tree):
     [
         ({"segmentation": None}, r"the annotation 1 of .*000001\.jpg': it has neither .*set data\.masks=false"),
         ({"segmentation": [[1, 2, 3]]}, "a polygon of it is no list of three or more points"),
+        ({"segmentation": [[-9e5, 0, 9e5, 0, 9e5, 9e5]]}, "a polygon of it is too long for its image"),
         ({"segmentation": {"size": [9, 9], "counts": "a"}}, r"its mask has the size \[9, 9\], its image \[48, 64\]"),
         ({"bbox": [70, 0, 5, 5]}, r"the box \[70, 0, 5, 5\] lies outside of its image \(64 x 48\) and is left out"),
         ({"bbox": [5, 5, 0, 5]}, r"annotation 1: the box \[5, 5, 0, 5\] is empty"),
@@ -310,9 +311,10 @@ def test_boxes_outside_and_strange_files_of_yolo(tmp_path):
     (tmp_path / "labels/train/9.txt").touch()
     with pytest.raises(ValueError, match=r"1 texts in .* have no image, such as .*9\.txt'"):
         module(tmp_path, YOLODataModule).setup("fit")
-    (tmp_path / "data.yaml").write_text("name: 1")
-    with pytest.raises(ValueError, match=r"data\.yaml' has no names of classes"):
-        _ = module(tmp_path, YOLODataModule).num_classes
+    for names in ("name: 1", "names: [[a]]", "names: " + "[" * 100_000, "names: !!python/name:os.system"):
+        (tmp_path / "data.yaml").write_text(names)
+        with pytest.raises(ValueError, match=r"data\.yaml' has no names of classes"):
+            _ = module(tmp_path, YOLODataModule).num_classes
 
 
 def test_scenes_have_exact_boxes(tmp_path):
