@@ -80,7 +80,6 @@ class SegmentationTask(Task):
     """
 
     prediction_writer = SegmentationWriter
-
     monitor = ("val/miou", "max")
 
     def __init__(
@@ -146,8 +145,9 @@ class SegmentationTask(Task):
             class_weights is None or len(class_weights) == num_classes,
             f"class_weights has {len(class_weights or ())} entries for {num_classes} classes: give one for each",
         )
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.class_weights = None if weights is None else nn.Buffer(weights, persistent=False)
+        self.register_buffer("class_weights", None, persistent=False)
+        if class_weights is not None:
+            self.class_weights = torch.tensor(class_weights, dtype=torch.float32)
         self.view = View.of(eval_mode, eval_window, eval_stride, eval_flip, eval_scales)
         candidates = None if untrained_sizes else self.compressed_sizes
         if (size := budgeted_size(self.model, budget_gmacs, budget_ms, candidates)) is not None:

@@ -141,4 +141,4 @@ def test_export_equals_the_model(folder, capsys, options):
 def test_export_refuses_what_it_cannot_write(folder, capsys):
     path = str(folder / "out/lookup/version_0/checkpoints/last.ckpt")
     assert cli.main(["export", path, "--format", "folder", "--output", str(folder / "exported")]) == 2
-    assert "--format folder is of classifiers" in capsys.readouterr().err
+    assert "a segmenter's checkpoint holds all there is to share" in capsys.readouterr().err
