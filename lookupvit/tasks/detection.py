@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from datamodules.loading.resumable import run_seed
 from lookupvit.analysis.detector_cost import regions_counted
-from lookupvit.callbacks.detections import DetectionPictures, DetectionWriter
+from lookupvit.callbacks.answers.detections import DetectionPictures, DetectionWriter
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.grid import check_compressed_size, grid_of, size_name
 from lookupvit.interop.encoder import load_encoder

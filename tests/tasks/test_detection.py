@@ -15,7 +15,7 @@ from datamodules import COCOInstancesDataModule
 from datamodules.demos.dense_scenes import render_dense_scenes
 from lookupvit import create_model, load_model
 from lookupvit.analysis.cost import model_macs
-from lookupvit.callbacks.detections import coco_results
+from lookupvit.callbacks.answers.detections import coco_results
 from lookupvit.callbacks.pictures import draw_objects, side_by_side
 from lookupvit.cli.main import main
 from lookupvit.metrics.detection import at_original_size
