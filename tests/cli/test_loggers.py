@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from matplotlib.figure import Figure
-from test_main import CONFIG, error_of
+from test_main import error_of
+from tiny import write_config
 
 from lookupvit.analysis.plots import read_scalars
 from lookupvit.callbacks.show import show_figure, show_table
@@ -18,8 +19,7 @@ QUIET = ["--trainer.limit_val_batches=1", "--trainer.num_sanity_val_steps=0", "-
 
 @pytest.fixture
 def argv(tmp_path: Path, image_tree: Path) -> list[str]:
-    (tmp_path / "tiny.yaml").write_text(CONFIG.format(root=image_tree, output=tmp_path / "outputs"))
-    return ["fit", "--config", str(tmp_path / "tiny.yaml"), *QUIET]
+    return ["fit", "--config", str(write_config(tmp_path, image_tree, "outputs", depth=1)), *QUIET]
 
 
 @pytest.fixture
