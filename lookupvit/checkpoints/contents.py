@@ -31,6 +31,8 @@ MEASURES = {
     "miou": "mIoU",
     "ap": "AP",
 }  # accuracies in 0..1: names without the stage, and how they are written
+# Entries of config.json for timm and transformers, which are no arguments of the model.
+_OF_OTHERS = ("architecture", "label_names", "model_args", "pretrained_cfg", "model_type")
 # Arguments of a model that are arguments of its task, too; the others are the task's `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")
 
@@ -214,7 +216,8 @@ def _of_folder(path: Path) -> Contents:
 def _old_description(config: dict[str, Any], path: Path) -> dict[str, Any]:
     config = dict(config)
     kinds, labels = config.pop("architectures", None), _mapping(config, "id2label", path)
-    config.pop("id2label", None)
+    for key in ("id2label", *_OF_OTHERS):
+        config.pop(key, None)
     if not (isinstance(kinds, list) and kinds and isinstance(kinds[0], str)):
         return {}
     name = name_for([kinds[0]], config)
