@@ -24,6 +24,12 @@ LEGEND = {
     "saved MiB": "activations that autograd keeps from the forward to the backward pass",
     "saved": "`saved MiB` over the baseline's",
     "peak MiB": "most memory allocated during the step, above parameters, optimiser state and inputs",
+    "fwd": "operators dispatched in the forward pass, without views and allocations: on a GPU each starts a kernel",
+    "fwd types": "of these, copies from one number type to another, of weights too",
+    "fwd copies": "of these, all other copies",
+    "fwd A MiB": "bytes written to tensors of A's size",
+    "fwd all": "all dispatched operators, with views and allocations",
+    "step": "the same for forward and backward pass together, and so the columns after it",
 }
 
 

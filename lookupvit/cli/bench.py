@@ -46,6 +46,17 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--training", action="store_true", help="forward and backward pass, with memory")
     _common_options(one)
 
+    one = suites.add_parser("launches", help="one block: operators, copies and bytes of A, counted, not timed")
+    one.add_argument("--shapes", type=_shape, nargs="+", metavar="NxM", default=[(196, 25)], help="lookup x compressed")
+    one.add_argument("--batch", type=int, default=8)
+    one.add_argument("--embed_dim", type=int, default=768)
+    one.add_argument("--num_heads", type=int, default=12)
+    one.add_argument("--paths", nargs="+", default=["plain", "absorbed", "tiled"], help="paths of the block")
+    one.add_argument("--drop_path", type=float, default=0.1, help="of the rows with stochastic depth")
+    one.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="whose operators; it need not be there")
+    one.add_output_dir("outputs/bench", "folder for the tables")
+    one.add_argument("--name", help="name of the files; the suite's by default")
+
     one = suites.add_parser("dense", help="backbones of dense prediction beside global and windowed ViT")
     _model_options(one, tome=None, sizes=(5, 10))
     one.add_argument("--batch", type=int, default=1, help="images per call")
@@ -74,7 +85,7 @@ def bench_main(argv: list[str] | None = None) -> None:
         ValueError: For arguments that do not exist or do not fit, in one line.
     """
     args = parser().parse_args(sys.argv[1:] if argv is None else argv)
-    if args.suite != "gpu" and args.rounds < MIN_ROUNDS and not args.quick:
+    if args.suite not in ("gpu", "launches") and args.rounds < MIN_ROUNDS and not args.quick:
         raise ValueError(f"--rounds {args.rounds} is too few for a median: give {MIN_ROUNDS} or more, or --quick")
     check_writable(args.output)  # before minutes of measurements
     if args.suite == "all":
@@ -89,13 +100,22 @@ def bench_main(argv: list[str] | None = None) -> None:
         gpu.run(plan, args.output)
         print(f"wrote {args.output}/gpu.md and a .json and .csv for each table")
         return
+    if args.suite == "launches":
+        from lookupvit.bench.launches import launches
+
+        sizes = (tuple(args.shapes), args.batch, args.embed_dim, args.num_heads)
+        _write(args, "launches", launches(*sizes, tuple(args.paths), args.drop_path, args.device))
+        return
     if args.device.startswith("cuda"):
         import torch
 
         if not torch.cuda.is_available():
             raise ValueError("--device cuda: no CUDA device is visible; use --device cpu")
     settings = Settings(args.device, args.dtype, args.precision, args.compile, args.threads, args.quick)
-    stem, report = _SUITES[args.suite](args, settings)
+    _write(args, *_SUITES[args.suite](args, settings))
+
+
+def _write(args: argparse.Namespace, stem: str, report: Report) -> None:
     report.show()
     for path in report.save(args.output, args.name or stem):
         print(f"wrote {path}")
