@@ -24,7 +24,7 @@ from lookupvit.checks import check_path
 from lookupvit.model.attention import CrossAttention, merge_heads
 from lookupvit.model.products.absorbed import absorbed_infusion, absorbed_scores, absorbed_values
 from lookupvit.model.products.paths import Paths, choose_paths
-from lookupvit.model.products.tiled import TiledGather, TiledInfusion
+from lookupvit.model.products.tiled import tiled_gather, tiled_infusion
 from lookupvit.model.products.unwrapped import unwrapped
 
 
@@ -107,13 +107,13 @@ class FastCrossAttention(CrossAttention):
         q = self.queries(compressed)  # (B, M, D)
         k, v = self.kv(self.norm_lookup(lookup)).chunk(2, dim=-1)  # (B, N, 2 D) -> 2 x (B, N, D)
         q, k, v = _one_dtype(self._heads(q), self._heads(self.norm_k(k)), self._heads(v))
-        read, lse = TiledGather.apply(q, k, v)
+        read, lse = tiled_gather(q, k, v)
         return self.proj_drop(self.proj(merge_heads(read))), TiledAttention(q, k, lse)
 
     def _tiled_infuse(self, compressed: Tensor, attention: TiledAttention, residual: Tensor | None) -> Tensor:
         q, k, lse = attention
         v, _ = self.infusion_inputs(compressed, attention, None)  # (B, M, D)
-        update = TiledInfusion.apply(q, k, lse, self._heads(v).to(q.dtype)).flatten(2)  # (B, N, H, d) -> (B, N, D)
+        update = tiled_infusion(q, k, lse, self._heads(v).to(q.dtype)).flatten(2)  # (B, N, H, d) -> (B, N, D)
         update = self.proj_drop(self.proj_infuse(update))
         return update if residual is None else residual + update
 

@@ -11,6 +11,8 @@ up to 0.06, and with it every entry of A by 6 %. Products with the tokens run in
 Letters: B batch, N lookup tokens, M compressed tokens, H heads, d head width. Queries come already scaled by d**-0.5.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -24,6 +26,25 @@ def _float(x: Tensor) -> Tensor:
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Products of rows, at least in float32: `(B, M, d)` and `(B, N, d)` to `(B, M, N)`."""
     return torch.bmm(_float(a), _float(b).transpose(1, 2))
+
+
+def _types_as_given(x: Tensor) -> AbstractContextManager:
+    """No autocast on the device of `x`: it would turn the float32 scores into bfloat16 again."""
+    device = x.device.type
+    on = device != "meta" and torch.is_autocast_enabled(device)
+    return torch.autocast(device, enabled=False) if on else nullcontext()
+
+
+def tiled_gather(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """See `TiledGather`."""
+    with _types_as_given(q):
+        return TiledGather.apply(q, k, v)
+
+
+def tiled_infusion(q: Tensor, k: Tensor, lse: Tensor, v: Tensor) -> Tensor:
+    """See `TiledInfusion`."""
+    with _types_as_given(q):
+        return TiledInfusion.apply(q, k, lse, v)
 
 
 class TiledGather(Function):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lookupvit.model.products.tiled import TiledGather, TiledInfusion
+from lookupvit.model.products.tiled import TiledGather, TiledInfusion, tiled_gather, tiled_infusion
 
 
 def _tokens(scale: float) -> list[Tensor]:
@@ -37,3 +37,21 @@ def test_bfloat16_is_as_good_as_its_inputs(scale):
     errors = [float((t.double() - e).norm() / e.norm()) for e, t in zip(*results, strict=True)]
     assert max(errors) < 0.01, errors
     assert all(t.dtype == torch.bfloat16 for t in results[1])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_leaves_the_types_as_they_are(compiled):
+    q, k, v, update = _tokens(20.0)
+
+    def both(q: Tensor, k: Tensor, v: Tensor, update: Tensor) -> tuple[Tensor, ...]:
+        read, lse = tiled_gather(q, k, v)
+        return read, lse, tiled_infusion(q, k, lse, update)
+
+    expected = both(q, k, v, update)
+    torch._dynamo.reset()
+    call = torch.compile(both, backend="eager", fullgraph=True) if compiled else both
+    with torch.autocast("cpu", torch.bfloat16):
+        got = call(q, k, v, update)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    exact = (q.double() @ k.double().transpose(2, 3)).logsumexp(-1, keepdim=True)
+    torch.testing.assert_close(got[1].double(), exact, rtol=1e-5, atol=1e-5)
