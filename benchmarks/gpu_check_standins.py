@@ -23,8 +23,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 # Dependencies of the project that training on images can do without.
-OPTIONAL = ("av", "huggingface_hub", "matplotlib", "pycocoevalcap", "pytorchvideo", "rich", "safetensors",
-            "sentencepiece", "tensorboard", "timm", "webdataset")  # fmt: skip
+OPTIONAL = ("av", "faster_coco_eval", "huggingface_hub", "matplotlib", "pycocoevalcap", "pycocotools", "pytorchvideo",
+            "rich", "safetensors", "sentencepiece", "tensorboard", "timm", "webdataset")  # fmt: skip
 
 
 class _Nested(type):

@@ -106,7 +106,7 @@ def test_sweep_scores_every_size_by_miou(folder, capsys):
     for row, size in zip(rows, ("1x1", "2x3"), strict=True):
         assert row["miou"] == pytest.approx(100 * scores[f"test/miou@{size}"], abs=1e-3)
     assert cli.main(["sweep", str(folder / "out/lookup/version_0"), "--img_size", "64"]) == 2
-    assert "a segmenter sees whole images" in capsys.readouterr().err
+    assert "segmenters and detectors see whole images, give --data.short_side" in capsys.readouterr().err
 
 
 def test_compare_puts_a_vit_beside_it(folder, capsys):
