@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,12 @@ def render_once(root: Path, marker: str, arguments: dict[str, Any], what: str, r
     if (root / marker).is_file():  # perhaps on a disk that cannot be written to
         return _render_once(root, marker, arguments, what, render)
     root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.with_name(f".{root.name}.lock")):  # of two processes the second finds what the first rendered
-        return _render_once(root, marker, arguments, what, render)
+    lock = root.with_name(f".{root.name}.lock")
+    with FileLock(lock):  # of two processes the second finds what the first rendered
+        rendered = _render_once(root, marker, arguments, what, render)
+        with suppress(OSError):
+            lock.unlink()
+    return rendered
 
 
 def _render_once(root: Path, marker: str, arguments: dict[str, Any], what: str, render: Callable[[Path], None]) -> bool:
