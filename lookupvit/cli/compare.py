@@ -153,20 +153,23 @@ def _images_per_second(models: dict[str, torch.nn.Module]) -> list[float]:
 def _table(rows: list[dict]) -> Table:
     scores = [name for name in (*MEASURES, *_SCORES) if any(name in row for row in rows)]
     headings = [{**MEASURES, **_SCORES}[name] for name in scores]
-    columns = ("run", "model", "tokens", "params", "GMACs", *headings, "images/s", "fit")
     several = sum(any(name in row for row in rows) for name in MEASURES) > 1
     title = "same data, same recipe, same number of steps" + (" within a task" if several else "")
-    table = new_table(title, columns, text=("run", "model"))
+    # so many scores leave no room for the rest in a terminal of 80 columns; the JSON has all of it
+    left_out = {"model", "params", "images/s"} if len(scores) > 2 else set()
+    columns = ["run", "model", "tokens", "params", "GMACs", *headings, "images/s", "fit"]
+    table = new_table(title, [name for name in columns if name not in left_out], text=("run", "model"))
     for row in rows:
         size, rate, seconds = row["compressed_size"], row["images_per_second"], row["fit_seconds"]
-        table.add_row(
+        cells = [
             row["run"],
             row["model"],
             size_name(size) if size else "-",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['gmacs']:.4f}",
-            *(f"{row[name]:.2f} %" if name in row else "-" for name in scores),
+            *(f"{row[name]:.2f}{'' if left_out else ' %'}" if name in row else "-" for name in scores),
             f"{rate:.{0 if rate >= 10 else 2}f}",
             "-" if seconds is None else f"{seconds:.0f} s",
-        )
+        ]
+        table.add_row(*(cell for name, cell in zip(columns, cells, strict=True) if name not in left_out))
     return table
