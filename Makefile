@@ -14,7 +14,7 @@ else
 READY =
 endif
 
-.PHONY: help docs install demo demo-caption demo-video test test-slow test-stacks lint format bench chaos fuzz mutants clean
+.PHONY: help docs install demo demo-caption demo-dense demo-video test test-slow test-stacks lint format bench chaos fuzz mutants clean
 
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ demo-caption: $(READY)  ## caption rendered scenes with LookupViT and a ViT; pri
 	$(BIN)/lookupvit fit --config configs/demo_caption_vit.yaml
 	$(BIN)/lookupvit test --config configs/demo_caption.yaml --ckpt_path best
 	$(BIN)/lookupvit test --config configs/demo_caption_vit.yaml --ckpt_path best
+
+demo-dense: $(READY)  ## segment and detect in rendered scenes, LookupViT beside ViT: one table and pictures in outputs/
+	$(BIN)/lookupvit compare $(addprefix configs/demo_,$(addsuffix .yaml,segment segment_vit detect detect_vit)) --title demo_dense --jobs 2
 
 demo-video: $(READY)  ## tell ten motions apart with LookupViViT, ViViT and a single frame, one table (not timed)
 	$(BIN)/lookupvit compare $(addprefix configs/demo_video_,$(addsuffix .yaml,joint factorised vivit_joint vivit_factorised single_frame)) --title demo_video

@@ -27,6 +27,7 @@ TESTS = sorted((CONFIGS / "robustness").glob("*.yaml"))
 WHOLE = sorted({*CONFIGS.rglob("*.yaml")} - {*PIECES, *TESTS})
 # The first of each family, written out; every other experiment says only how it differs from one of the others.
 FIRST = {
+    *("demo_segment", "demo_detect"),
     *("demo", "demo_caption", "demo_video_joint", "cifar10_lookupvit_3x3", "imagenet1k_base", "imagenet1k_small_deit"),
     *("imagenet21k_base", "imagefolder_224", "imagenet21k_base_to_1k", "coco_base"),
     *("kinetics400_base_joint", "ssv2_base_joint", "coco_detection_base", "pennfudan_lookupvit"),
@@ -35,6 +36,7 @@ FIRST = {
 # Data with masks and boxes: test_data_with_masks_and_boxes.
 DENSE = {f"{name}.yaml" for name in ("ade20k", "camvid", "cityscapes", "coco_instances", "dense_scenes")}
 DENSE |= {"pennfudan.yaml", "voc2012.yaml"}
+DENSE_DEMO = {"segment", "detect"}  # parts of the names of the dense demo's configurations
 VARIANTS = [file for file in WHOLE if not {file.stem, f"{file.parent.name}/{file.stem}"} & FIRST]
 
 
@@ -80,6 +82,10 @@ def tiny_data(file: Path, image_tree: Path, folder: Path) -> list[str]:
         return ["--data.root", str(folder / "clips"), "--data.img_size", "16", "--data.short_side", "[16, 18]", *frames]
     if file.parent.name == "captioning" or file.stem.startswith("demo_caption"):
         return tiny_captions(file, folder)
+    if file.parent == CONFIGS and DENSE_DEMO & set(file.stem.split("_")):
+        counts = {"train_images": 2, "val_images": 1, "size": 32, "img_size": 32}
+        options = ["--data.root", str(folder / "scenes"), "--trainer.precision", "32-true"]
+        return [*options, *(x for k, v in counts.items() for x in (f"--data.{k}", str(v)))]
     if file.parent.name in ("detection", "pennfudan"):
         return tiny_detection(file, folder)
     if file.parent.name in ("segmentation", "camvid"):
@@ -160,7 +166,7 @@ def test_configuration_runs_one_step(
     argv = ["fit", "--config", str(file), "--config", str(CONFIGS / "base" / "cpu.yaml")]
     argv += [*tiny_data(file, image_tree, tmp_path), "--data.batch_size", "2", "--data.num_workers", "0"]
     video = "video" in f"{file.parent.name} {file.stem}"
-    patch = "6" if file.parent == CONFIGS and not video else "4"
+    patch = "6" if file.parent == CONFIGS and not video and not DENSE_DEMO & set(file.stem.split("_")) else "4"
     more = ", tubelet_size: 1" if file.stem.endswith("single_frame") else ""
     argv += ["--model.args", f"{{embed_dim: 32, depth: 2, num_heads: 2, patch_size: {patch}{more}}}"]
     if file.parent.name in ("segmentation", "camvid") and not {"vit", "sizes"} & set(file.stem.split("_")):

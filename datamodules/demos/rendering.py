@@ -3,11 +3,13 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image, ImageDraw
 from rich.progress import track
 
@@ -53,6 +55,8 @@ def progress(jobs: Iterable[Any], what: str, root: Path) -> Iterable[Any]:
 def render_once(root: Path, marker: str, arguments: dict[str, Any], what: str, render: Callable[[Path], None]) -> bool:
     """Renders a data set into a folder, unless the same one lies there; an interrupted run leaves no part of one.
 
+    Of two processes one renders and the other waits.
+
     Args:
         root: Folder to make.
         marker: Name of the file in it that keeps the arguments.
@@ -66,6 +70,18 @@ def render_once(root: Path, marker: str, arguments: dict[str, Any], what: str, r
     Raises:
         ValueError: The folder holds something else.
     """
+    if (root / marker).is_file():  # perhaps on a disk that cannot be written to
+        return _render_once(root, marker, arguments, what, render)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    lock = root.with_name(f".{root.name}.lock")
+    with FileLock(lock):  # of two processes the second finds what the first rendered
+        rendered = _render_once(root, marker, arguments, what, render)
+        with suppress(OSError):
+            lock.unlink()
+    return rendered
+
+
+def _render_once(root: Path, marker: str, arguments: dict[str, Any], what: str, render: Callable[[Path], None]) -> bool:
     if (root / marker).is_file():
         rendered = json.loads((root / marker).read_text())
         if rendered == arguments:

@@ -13,10 +13,13 @@ from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.timing import interleave
 from lookupvit.callbacks import LastCheckpoint
 from lookupvit.checkpoints.contents import MEASURES
-from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.arguments import OneLineParser, as_count
 from lookupvit.cli.common.tables import new_table
+from lookupvit.cli.compare_pictures import Seen, draw_side_by_side, look
 from lookupvit.cli.fit import run
-from lookupvit.cli.settings import common_measure, common_output, here, resolve
+from lookupvit.cli.launch.options import Launch
+from lookupvit.cli.runs import Planned, Trained, train
+from lookupvit.cli.settings import common_output, here, measure_of, resolve
 from lookupvit.grid import size_name
 from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
@@ -24,6 +27,7 @@ from lookupvit.writing import write_text
 
 _BATCH = 64  # images of one call when throughput is timed, where they are classified
 _DENSE_BATCH = 4  # where every pixel is
+_SCORES = {"ap50": "AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}  # further ones, and how they are written
 
 
 def compare(argv: list[str]) -> None:
@@ -37,61 +41,89 @@ def compare(argv: list[str]) -> None:
     """
     parser = OneLineParser(
         prog="lookupvit compare",
-        description="Train and test several configurations side by side; writes compare.json and compare.png.",
+        description="Train and test several configurations side by side; writes compare.json and compare.png, and for "
+        "segmenters and detectors compare_found_miou.png or compare_found_ap.png: what they find beside the truth.",
         epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one per model")
     text = "folder of the runs and of the comparison; by default the configurations' own, outputs"
     parser.add_output_dir(text=text)
     parser.add_argument("--title", default="compare", help="name of the JSON and PNG written into the output folder")
+    text = "trainings at once, a process each, without the ones that are finished already (1: all of them, in turn)"
+    parser.add_argument("--jobs", type=as_count, default=1, metavar="N", help=text)
     args, shared = parser.parse_known_args(argv)
     console = Console()
     settings = {file: resolve(["--config", file, *shared]) for file in args.configs}
-    _refuse_equal_names(settings)
-    measure = common_measure(settings)
+    names = _names(settings)
+    measures = {file: measure_of(file, found) for file, found in settings.items()}
     out = common_output(settings) if args.output is None else Path(args.output)
+    trained: dict[str, Trained] = {}
+    if args.jobs > 1:
+        planned = [Planned(names[file], ["--config", file, *shared]) for file in args.configs]
+        trained = dict(zip(args.configs, train(planned, out, console, launch=Launch(args.jobs)), strict=True))
     shared += here(out)
 
-    rows, curves, models = [], {}, {}
-    for config in args.configs:
-        console.rule(f"[bold]{config}")
-        start = time.perf_counter()
-        fit = run(["fit", "--config", config, *shared])
-        seconds = time.perf_counter() - start
-        folder = Path(fit.trainer.log_dir)
-        checkpoint = next(c.last_good for c in fit.trainer.callbacks if isinstance(c, LastCheckpoint))
-        test = run(["test", "--config", config, "--ckpt_path", str(checkpoint), *shared])
-        model, task = test.model.model.eval(), test.model
-        label = fit.config["fit"].get("name") or folder.parent.name
-        curves[label] = folder
-        models[label] = (model, task)
+    rows, models = [], {}
+    curves: dict[str, dict[str, Path]] = {}
+    seen: dict[str, dict[str, Seen]] = {}
+    for config, measure in measures.items():
+        one = trained.get(config) or _fitted(config, names[config], shared, console)
+        test = run(["test", "--config", config, "--ckpt_path", str(one.checkpoint), *shared])
+        task, model = test.model, test.model.model.eval()
+        curves.setdefault(measure, {})[one.name] = one.checkpoint.parents[1]
+        models[one.name] = model
+        if isinstance(model, Segmenter | Detector):
+            seen.setdefault(measure, {})[one.name] = look(task, test.datamodule)
+        logged = test.trainer.callback_metrics
+        scores = {name: logged[f"test/{name}"] for name in (measure, *_SCORES) if f"test/{name}" in logged}
         rows.append(
             {
-                "run": label,
+                "run": one.name,
                 "model": task.hparams.name,
                 "compressed_size": model.compressed_size,
                 "parameters": count_parameters(model),
                 "gmacs": count_macs(model) / 1e9,
-                measure: 100 * float(test.trainer.callback_metrics[f"test/{measure}"]),
-                "steps": fit.trainer.global_step,
-                "fit_seconds": seconds,
-                "checkpoint": str(checkpoint),
+                **{name: 100 * float(value) for name, value in scores.items()},
+                "steps": one.steps,
+                "fit_seconds": one.seconds,
+                "checkpoint": str(one.checkpoint),
             }
         )
     for row, rate in zip(rows, _images_per_second(models), strict=True):
         row["images_per_second"] = rate
 
     write_text(out / f"{args.title}.json", json.dumps(rows, indent=2) + "\n")
-    picture = plot_curves(curves, out / f"{args.title}.png", measure, MEASURES[measure])
-    console.print(_table(rows, measure))
-    console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)
+    files = []
+    for measure, folders in curves.items():
+        name = args.title if len(curves) == 1 else f"{args.title}_{measure}"
+        files.append(plot_curves(folders, out / f"{name}.png", measure, MEASURES[measure]))
+    for measure, runs in seen.items():
+        if picture := draw_side_by_side(runs, out / f"{args.title}_found_{measure}.png"):
+            files.append(picture)
+        else:
+            console.print(f"no picture of what {', '.join(runs)} find: they were tested on different images")
+    console.print(_table(rows))
+    console.print(f"figures in {out / args.title}.json, curves and pictures in", *files, soft_wrap=True)
 
 
-def _refuse_equal_names(settings: dict[str, dict]) -> None:
-    """Raises if two runs would share a folder and a row.
+def _fitted(config: str, name: str, shared: list[str], console: Console) -> Trained:
+    """Trains in this process, from the beginning."""
+    console.rule(f"[bold]{config}")
+    start = time.perf_counter()
+    trainer = run(["fit", "--config", config, *shared]).trainer
+    seconds = time.perf_counter() - start
+    checkpoint = next(c.last_good for c in trainer.callbacks if isinstance(c, LastCheckpoint))
+    return Trained(name, Path(checkpoint), trainer.current_epoch, trainer.global_step, seconds)
+
+
+def _names(settings: dict[str, dict]) -> dict[str, str]:
+    """The name of each run, by configuration file.
 
     Args:
         settings: Results of `resolve` by configuration file.
+
+    Raises:
+        ValueError: If two runs would share a folder and a row.
     """
     files: dict[str, str] = {}
     for file, found in settings.items():
@@ -102,13 +134,14 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
                 "a name of its own"
             )
         files[name] = file
+    return {file: name for name, file in files.items()}
 
 
-def _images_per_second(models: dict[str, tuple]) -> list[float]:
+def _images_per_second(models: dict[str, torch.nn.Module]) -> list[float]:
     """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
     cases = {}
-    batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model, _ in models.values()) else _BATCH
-    for label, (model, _) in models.items():
+    batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model in models.values()) else _BATCH
+    for label, model in models.items():
         frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
         inputs = torch.randn(batch, 3, *frames, *model.img_size)
         cases[label] = lambda model=model, inputs=inputs: model(inputs)
@@ -117,19 +150,26 @@ def _images_per_second(models: dict[str, tuple]) -> list[float]:
     return [timing.rate for timing in timings.values()]
 
 
-def _table(rows: list[dict], measure: str) -> Table:
-    columns = ("run", "model", "tokens", "params", "GMACs", MEASURES[measure], "images/s", "fit")
-    table = new_table("same data, same recipe, same number of steps", columns, text=("run", "model"))
+def _table(rows: list[dict]) -> Table:
+    scores = [name for name in (*MEASURES, *_SCORES) if any(name in row for row in rows)]
+    headings = [{**MEASURES, **_SCORES}[name] for name in scores]
+    several = sum(any(name in row for row in rows) for name in MEASURES) > 1
+    title = "same data, same recipe, same number of steps" + (" within a task" if several else "")
+    # so many scores leave no room for the rest in a terminal of 80 columns; the JSON has all of it
+    left_out = {"model", "params", "images/s"} if len(scores) > 2 else set()
+    columns = ["run", "model", "tokens", "params", "GMACs", *headings, "images/s", "fit"]
+    table = new_table(title, [name for name in columns if name not in left_out], text=("run", "model"))
     for row in rows:
-        size = row["compressed_size"]
-        table.add_row(
+        size, rate, seconds = row["compressed_size"], row["images_per_second"], row["fit_seconds"]
+        cells = [
             row["run"],
             row["model"],
             size_name(size) if size else "-",
             f"{row['parameters'] / 1e6:.2f} M",
             f"{row['gmacs']:.4f}",
-            f"{row[measure]:.2f} %",
-            f"{row['images_per_second']:.{0 if row['images_per_second'] >= 10 else 2}f}",
-            f"{row['fit_seconds']:.0f} s",
-        )
+            *(f"{row[name]:.2f}{'' if left_out else ' %'}" if name in row else "-" for name in scores),
+            f"{rate:.{0 if rate >= 10 else 2}f}",
+            "-" if seconds is None else f"{seconds:.0f} s",
+        ]
+        table.add_row(*(cell for name, cell in zip(columns, cells, strict=True) if name not in left_out))
     return table

@@ -67,6 +67,25 @@ def common_output(configs: dict[str, dict[str, Any]]) -> Path:
     return folder
 
 
+def measure_of(file: str, settings: dict[str, Any]) -> str:
+    """The accuracy that the task of a configuration is compared by, such as "top1".
+
+    Args:
+        file: The configuration.
+        settings: From `resolve`.
+
+    Raises:
+        ValueError: If the task has none.
+    """
+    task = str(settings["model.class_path"]).rpartition(".")[2]
+    measure = getattr(tasks, task, Task).monitor[0].rpartition("/")[2]
+    if measure not in MEASURES:
+        raise ValueError(
+            f"{file} is of {task}, which has no accuracy to compare: give classifiers, segmenters or detectors"
+        )
+    return measure
+
+
 def common_measure(configs: dict[str, dict[str, Any]]) -> str:
     """The accuracy that the tasks of configurations, by their files, are compared by, such as "top1".
 
@@ -76,14 +95,7 @@ def common_measure(configs: dict[str, dict[str, Any]]) -> str:
     Raises:
         ValueError: If there are two, or a task has none.
     """
-    found = {}
-    for file, settings in configs.items():
-        task = str(settings["model.class_path"]).rpartition(".")[2]
-        found[file] = getattr(tasks, task, Task).monitor[0].rpartition("/")[2]
-        if found[file] not in MEASURES:
-            raise ValueError(
-                f"{file} is of {task}, which has no accuracy to compare: give classifiers, segmenters or detectors"
-            )
+    found = {file: measure_of(file, settings) for file, settings in configs.items()}
     (first, measure), *others = found.items()
     for file, other in others:
         if other != measure:
