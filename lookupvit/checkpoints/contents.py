@@ -30,6 +30,7 @@ MEASURES = {
     "top1": "top-1",
     "miou": "mIoU",
     "ap": "AP",
+    "true_captions": "true",
 }  # accuracies in 0..1: names without the stage, and how they are written
 # Arguments of a model that are arguments of its task, too; the others are the task's `args`.
 OWN_ARGUMENTS = ("num_classes", "img_size", "num_frames", "compressed_size")

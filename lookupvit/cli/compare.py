@@ -8,26 +8,33 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lookupvit.analysis.answers import plot_answers
 from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.timing import interleave
 from lookupvit.callbacks import LastCheckpoint
 from lookupvit.checkpoints.contents import MEASURES
+from lookupvit.cli.common.answering import answers_to, can_answer, pictures_and_truths, samples_of
 from lookupvit.cli.common.arguments import OneLineParser
+from lookupvit.cli.common.next_steps import next_steps
 from lookupvit.cli.common.tables import new_table
 from lookupvit.cli.fit import run
 from lookupvit.cli.runs import common_measure, common_output, here, resolve
 from lookupvit.grid import size_name
 from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
+from lookupvit.tasks import CaptioningTask
 from lookupvit.writing import write_text
 
 _BATCH = 64  # images of one call when throughput is timed, where they are classified
 _DENSE_BATCH = 4  # where every pixel is
+_SHOWN = 10  # samples in the picture of answers
 
 
 def compare(argv: list[str]) -> None:
     """Trains each configuration (`fit`), tests its last checkpoint (`test`), and prints one table.
+
+    Beside the table go the curves and, of classifiers and captioners, a picture of what each answers to test samples.
 
     Args:
         argv: Configuration files, then options of this command and of `fit`; the latter are handed to every run.
@@ -37,7 +44,8 @@ def compare(argv: list[str]) -> None:
     """
     parser = OneLineParser(
         prog="lookupvit compare",
-        description="Train and test several configurations side by side; writes compare.json and compare.png.",
+        description="Train and test several configurations side by side; writes compare.json, compare.png and, of "
+        "classifiers and captioners, compare_answers.png.",
         epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one per model")
@@ -52,7 +60,7 @@ def compare(argv: list[str]) -> None:
     out = common_output(settings) if args.output is None else Path(args.output)
     shared += here(out)
 
-    rows, curves, models = [], {}, {}
+    rows, curves, models, shown, answers = [], {}, {}, None, {}
     for config in args.configs:
         console.rule(f"[bold]{config}")
         start = time.perf_counter()
@@ -65,6 +73,9 @@ def compare(argv: list[str]) -> None:
         label = fit.config["fit"].get("name") or folder.parent.name
         curves[label] = folder
         models[label] = (model, task)
+        if can_answer(task):
+            shown = samples_of(test.datamodule, _SHOWN) if shown is None else shown
+            answers[label] = answers_to(shown, task.eval(), test.datamodule)
         rows.append(
             {
                 "run": label,
@@ -84,7 +95,14 @@ def compare(argv: list[str]) -> None:
     write_text(out / f"{args.title}.json", json.dumps(rows, indent=2) + "\n")
     picture = plot_curves(curves, out / f"{args.title}.png", measure, MEASURES[measure])
     console.print(_table(rows, measure))
-    console.print(f"figures in {out / args.title}.json, curves in {picture}", soft_wrap=True)
+    said = f"figures in {out / args.title}.json, curves in {picture}"
+    if len(answers) == len(rows):
+        drawn = plot_answers(*pictures_and_truths(shown, test.datamodule), answers, out / f"{args.title}_answers.png")
+        said += f", what they answer in {drawn}"
+    console.print(said, soft_wrap=True)
+    commands = next_steps([row["checkpoint"] for row in rows], rows[0]["compressed_size"], task, test.datamodule)
+    if commands:
+        console.print("\n".join(["", "to try next:", *(f"  {line}" for line in commands)]), soft_wrap=True, markup=False)
 
 
 def _refuse_equal_names(settings: dict[str, dict]) -> None:
@@ -105,13 +123,14 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
 
 
 def _images_per_second(models: dict[str, tuple]) -> list[float]:
-    """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
+    """Inference throughput of the models, in images (captions written) or clips, timed in turn so that a busy machine slows them alike."""
     cases = {}
     batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model, _ in models.values()) else _BATCH
-    for label, (model, _) in models.items():
+    for label, (model, task) in models.items():
         frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
         inputs = torch.randn(batch, 3, *frames, *model.img_size)
-        cases[label] = lambda model=model, inputs=inputs: model(inputs)
+        call = task.caption if isinstance(task, CaptioningTask) else model
+        cases[label] = lambda call=call, inputs=inputs: call(inputs)
     with torch.inference_mode():
         timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, batch), label="images/s")
     return [timing.rate for timing in timings.values()]

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+import datamodules
 from lookupvit import tasks
 from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.checkpoints.find import find_checkpoint
@@ -211,8 +212,14 @@ def common_measure(configs: dict[str, dict[str, Any]]) -> str:
     for file, settings in configs.items():
         task = str(settings["model.class_path"]).rpartition(".")[2]
         found[file] = getattr(tasks, task, Task).monitor[0].rpartition("/")[2]
+        data = getattr(datamodules, str(settings.get("data.class_path")).rpartition(".")[2], None)
+        if task == "CaptioningTask" and hasattr(data, "check"):
+            found[file] = "true_captions"
         if found[file] not in MEASURES:
-            raise ValueError(f"{file} is of {task}, which has no accuracy to compare: give classifiers or segmenters")
+            raise ValueError(
+                f"{file} is of {task}, which has no accuracy to compare: give classifiers or segmenters, or captioners "
+                "of data that tell whether a caption is true (ScenesDataModule)"
+            )
     (first, measure), *others = found.items()
     for file, other in others:
         if other != measure:
