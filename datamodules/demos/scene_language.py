@@ -142,7 +142,9 @@ def draw_scene(
     """
     # Sorted, so that the picture alone decides which objects the captions name, and in which order. Otherwise most of
     # the loss is a random choice that no model can know, and the relations are learnt late.
-    kinds = sorted(rng.choice(len(SHAPES) * len(COLOURS), int(rng.integers(2, max_objects + 1)), replace=False).tolist())
+    kinds = sorted(
+        rng.choice(len(SHAPES) * len(COLOURS), int(rng.integers(2, max_objects + 1)), replace=False).tolist()
+    )
     sizes = rng.integers(2, size=len(kinds))
     radii = [size * rng.uniform(*((0.095, 0.11), (0.145, 0.165))[large]) for large in sizes]
     while True:  # until no two objects touch and some relation is easy to see

@@ -108,7 +108,7 @@ def render_scenes(
         arguments["max_objects"] = max_objects
     if min(train_images, val_images) < 1 or size < 32 or not 2 <= max_objects <= 4:
         raise ValueError(
-            "the scenes need an image of each split, 32 pixels at least and max_objects from 2 to 4, got " f"{arguments}"
+            f"the scenes need an image of each split, 32 pixels at least and max_objects from 2 to 4, got {arguments}"
         )
 
     def render(folder: Path) -> None:

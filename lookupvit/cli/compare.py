@@ -102,7 +102,9 @@ def compare(argv: list[str]) -> None:
     console.print(said, soft_wrap=True)
     commands = next_steps([row["checkpoint"] for row in rows], rows[0]["compressed_size"], task, test.datamodule)
     if commands:
-        console.print("\n".join(["", "to try next:", *(f"  {line}" for line in commands)]), soft_wrap=True, markup=False)
+        console.print(
+            "\n".join(["", "to try next:", *(f"  {line}" for line in commands)]), soft_wrap=True, markup=False
+        )
 
 
 def _refuse_equal_names(settings: dict[str, dict]) -> None:
@@ -123,7 +125,10 @@ def _refuse_equal_names(settings: dict[str, dict]) -> None:
 
 
 def _images_per_second(models: dict[str, tuple]) -> list[float]:
-    """Inference throughput of the models, in images (captions written) or clips, timed in turn so that a busy machine slows them alike."""
+    """Images or clips per second, of captioners with their captions.
+
+    The models are timed in turn, so that a busy machine slows them alike.
+    """
     cases = {}
     batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model, _ in models.values()) else _BATCH
     for label, (model, task) in models.items():
