@@ -14,7 +14,7 @@ from lookupvit.bench.suites import timing_columns
 from lookupvit.bench.timing import MIN_ROUNDS, interleave
 from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.grid import parse_size, size_name
-from lookupvit.interop.export import Program
+from lookupvit.interop.program import Program
 
 
 def main(argv: list[str]) -> None:

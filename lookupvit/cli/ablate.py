@@ -19,7 +19,8 @@ from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.common.tables import new_table, write_csv
 from lookupvit.cli.fit import run as run_command
 from lookupvit.cli.launch.options import add_launch_options, launch_of
-from lookupvit.cli.runs import Planned, Trained, common_measure, common_output, here, resolve, train
+from lookupvit.cli.runs import Planned, Trained, train
+from lookupvit.cli.settings import common_measure, common_output, here, resolve
 from lookupvit.grid import size_name
 from lookupvit.writing import check_writable, write_text
 

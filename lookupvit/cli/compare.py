@@ -19,7 +19,7 @@ from lookupvit.cli.common.arguments import OneLineParser
 from lookupvit.cli.common.next_steps import next_steps
 from lookupvit.cli.common.tables import new_table
 from lookupvit.cli.fit import run
-from lookupvit.cli.runs import common_measure, common_output, here, resolve
+from lookupvit.cli.settings import common_measure, common_output, here, resolve
 from lookupvit.grid import size_name
 from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter

@@ -12,9 +12,9 @@ from lookupvit.checkpoints.contents import read_contents
 from lookupvit.checkpoints.pixels import Pixels, pixels_of
 from lookupvit.cli.common.arguments import OneLineParser, as_pixels, as_size
 from lookupvit.grid import size_name
-from lookupvit.interop.export import ENDINGS, FORMATS, Preprocessing, export_model
+from lookupvit.interop.export import ENDINGS, FORMATS, export_model
 from lookupvit.interop.load_model import load_model
-from lookupvit.interop.program import PROBABILITIES
+from lookupvit.interop.program import PROBABILITIES, Preprocessing
 from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.layers import HEADS

@@ -19,7 +19,7 @@ TRAINER_COMMANDS = {
     "fit": ("fit.run", "train a model"),
     "validate": ("fit.run", "score a checkpoint on the validation data"),
     "test": ("fit.run", "score a checkpoint on the test data"),
-    "predict": ("fit.run", "name the classes of an image, a folder or a glob, or caption them"),
+    "predict": ("fit.run", "name the classes of an image, a folder or a glob, or caption or segment them"),
 }
 # By name: the function in lookupvit.cli that runs it, and its line of help.
 COMMANDS = {

@@ -9,7 +9,7 @@ from torch import nn
 from lookupvit.checkpoints.contents import OWN_ARGUMENTS, Contents, is_exported
 from lookupvit.checkpoints.packaged import located
 from lookupvit.interop.claims import check_claims
-from lookupvit.interop.segmenter import DENSE, dense_of, load_dense
+from lookupvit.interop.dense import DENSE, dense_of, load_dense
 from lookupvit.model.zoo import create_model, model_arguments
 from lookupvit.weights.file import read_weights
 from lookupvit.weights.hub import describe

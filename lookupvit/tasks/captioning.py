@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from datamodules.loading.resumable import run_seed
-from lookupvit.callbacks.captions import CaptionPictures, CaptionWriter
+from lookupvit.callbacks.answers.captions import CaptionPictures, CaptionWriter
 from lookupvit.metrics.captions import CaptionMetrics
 from lookupvit.model.caption.generation import Caption, Generation, generate
 from lookupvit.tasks.base import check

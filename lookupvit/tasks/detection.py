@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from datamodules.loading.resumable import run_seed
 from lookupvit.analysis.detector_cost import regions_counted
-from lookupvit.callbacks.detections import DetectionPictures, DetectionWriter
+from lookupvit.callbacks.answers.detections import DetectionPictures, DetectionWriter
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.grid import check_compressed_size, grid_of, size_name
 from lookupvit.interop.encoder import load_encoder
 from lookupvit.metrics.detection import DetectionScores, at_original_size, original_sizes
 from lookupvit.model.dense.detector import Detector
+from lookupvit.model.dense.segmenter import stride_of
 from lookupvit.tasks.base import Task, check
 from lookupvit.tasks.sampling import Size, sizes_of_step
 from lookupvit.tasks.scores import STAGES, new_samples
@@ -53,15 +54,14 @@ class DetectionTask(Task):
         img_size: Size that the positions are stored for, and that smaller images are padded to, an int or (height,
             width); it is rounded up to a multiple of the pyramid's coarsest stride. None: the backbone's own.
         detector: `"mask_rcnn"`, `"faster_rcnn"` or `"fcos"`, torchvision's, see `Detector`.
-        compressed_size: Compressed grid (rows, columns) of a LookupViT; None: the largest of `compressed_sizes`, or
-            the backbone's own.
+        compressed_size: Compressed grid (rows, columns) of a LookupViT; `{"stride": 64}` for one token per 64 pixels
+            along each axis of the padded images; None: the largest of `compressed_sizes`, or the backbone's own.
         compressed_sizes: Sizes of multi-resolution training; None trains at `compressed_size` alone.
         size_weights: How often each of `compressed_sizes` is drawn, relative to the others; None: equally often.
         eval_compressed_sizes: Sizes to evaluate; None: `compressed_sizes`, or `compressed_size` alone.
-        sandwich: Train at the largest, the smallest and one size between in every step (about three times the work).
-        budget_gmacs: Instead of `compressed_size`: the largest size that costs at most this many GMACs per image of
-            `img_size`, with the heads at 1000 proposals and 100 detections. For a checkpoint, only the sizes that it
-            was trained at are considered.
+        sandwich: Train at the largest, the smallest and one size between in every step.
+        budget_gmacs: Instead of `compressed_size`: the largest size (of a checkpoint: trained size) of at most so many
+            GMACs per image of `img_size`, with the heads at 1000 proposals and 100 detections.
         budget_ms: For `validate`, `test` and `predict`: likewise, within so many milliseconds per call with one image.
         untrained_sizes: Let a budget choose a size that the checkpoint was not trained at.
         out_channels: Channels of the pyramid and the heads.
@@ -75,8 +75,7 @@ class DetectionTask(Task):
         drop_path_rate: Stochastic depth of the backbone's last block; it grows linearly from the first.
         args: Further arguments of `lookupvit.create_model`, such as `{"patch_size": 8}`.
         max_detections: Detections of an image and class that count for the scores; COCO's is 100.
-        init_from: Backbone's first weights: the checkpoint of a classifier or of another task, or what else a
-            classifier's `init_from` takes.
+        init_from: Backbone's first weights: a checkpoint of any task, or what else a classifier's `init_from` takes.
         freeze: Number of layers that do not learn, from below; `"backbone"`: all but pyramid and heads.
         pictures: Validation images shown in TensorBoard with their objects and detections; 0: none.
         **options: Options of `Task`: optimiser, schedule, moving average, compilation.
@@ -96,7 +95,7 @@ class DetectionTask(Task):
         img_size: int | tuple[int, int] | None = None,
         *,
         detector: str = "mask_rcnn",
-        compressed_size: tuple[int, int] | None = None,
+        compressed_size: tuple[int, int] | dict[str, int] | None = None,
         compressed_sizes: list[list[int]] | None = None,
         size_weights: list[float] | None = None,
         eval_compressed_sizes: list[list[int]] | None = None,
@@ -124,7 +123,10 @@ class DetectionTask(Task):
         self.save_hyperparameters()
         self.init_from, self.pictures, self.max_detections = init_from, pictures, max_detections
         self.size_weights, self.sandwich = size_weights, sandwich
-        sizes = plan_sizes(name, compressed_size, compressed_sizes, size_weights, eval_compressed_sizes, sandwich)
+        fixed = None if stride_of(compressed_size) is not None else compressed_size
+        twice = f"compressed_size {compressed_size} follows the image, compressed_sizes do not: give one of them"
+        check(fixed is compressed_size or compressed_sizes is None, twice)
+        sizes = plan_sizes(name, fixed, compressed_sizes, size_weights, eval_compressed_sizes, sandwich)
         self.compressed_size, self.compressed_sizes, self.eval_sizes = sizes
         self.trained_sizes: list[Size] | None = None  # those of the checkpoint that was loaded
         self.category_ids: list[int] | None = None
@@ -132,7 +134,7 @@ class DetectionTask(Task):
             name,
             num_classes,
             img_size,
-            compressed_size=self.compressed_size,
+            compressed_size=self.compressed_size if fixed is compressed_size else compressed_size,
             detector=detector,
             out_channels=out_channels,
             strides=strides,
@@ -147,7 +149,7 @@ class DetectionTask(Task):
         )
         candidates = None if untrained_sizes else self.compressed_sizes
         if (size := budgeted_size(self.model, budget_gmacs, budget_ms, candidates)) is not None:
-            self.compressed_size = self.model.compressed_size = size
+            self._use_size(size)
         for size in [*self.eval_sizes, *(self.compressed_sizes or [])]:
             check_compressed_size(size, grid_of(self.model.img_size, self.model.patch_size))
         if freeze == "backbone":
@@ -160,8 +162,13 @@ class DetectionTask(Task):
     @property
     def evaluated(self) -> list[Size | None]:
         """Sizes that are scored, the main one first."""
-        main = self.model.compressed_size
+        main = self.model.compressed_size if self.model.features.compressed_stride is None else None
         return [main, *(size for size in self.eval_sizes if size != main)]
+
+    def _use_size(self, size: Size) -> None:
+        """Runs at this compressed size from now on, whatever the size of the image."""
+        self.compressed_size = self.model.compressed_size = size
+        self.model.features.compressed_stride = None
 
     def _build_scores(self) -> None:
         def scores() -> nn.ModuleList:
@@ -277,7 +284,7 @@ class DetectionTask(Task):
             contents, size = sizes_of_checkpoint(self, checkpoint, self._checkpoint_name, None, sizes)
             self.trained_sizes = contents.trained_sizes
             if size is not None:
-                self.compressed_size = self.model.compressed_size = size
+                self._use_size(size)
                 self._build_scores()
         super().on_load_checkpoint(checkpoint)
         ids = checkpoint.get(CATEGORY_IDS)

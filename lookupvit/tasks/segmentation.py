@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import Tensor, nn
 
 from datamodules.loading.resumable import run_seed
-from lookupvit.callbacks.segmentation import SegmentationPictures, SegmentationWriter
+from lookupvit.callbacks.answers.segmentation import SegmentationPictures, SegmentationWriter
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.grid import check_compressed_size, grid_of
 from lookupvit.interop.encoder import load_encoder
@@ -80,7 +80,6 @@ class SegmentationTask(Task):
     """
 
     prediction_writer = SegmentationWriter
-
     monitor = ("val/miou", "max")
 
     def __init__(

@@ -13,8 +13,8 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer, see
 from datamodules import ImageFolderDataModule, KineticsDataModule, SSv2DataModule
 from datamodules.captions.coco import COCOCaptionsDataModule
 from datamodules.captions.tokenizer import train_tokenizer
-from lookupvit.callbacks.captions import CaptionWriter
-from lookupvit.callbacks.predictions import PredictionWriter
+from lookupvit.callbacks.answers.captions import CaptionWriter
+from lookupvit.callbacks.answers.predictions import PredictionWriter
 from lookupvit.tasks import CaptioningTask, ClassificationTask, VideoTask
 
 SMALL = {"embed_dim": 24, "depth": 1, "num_heads": 2}

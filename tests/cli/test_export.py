@@ -14,7 +14,8 @@ from torchvision.transforms import v2
 from lookupvit import LookupViT, ViT, export_model, load_model, save_weights
 from lookupvit.analysis.knn import knn_accuracy, pooled_features
 from lookupvit.cli.main import main
-from lookupvit.interop.export import Preprocessing, load_program
+from lookupvit.interop.export import load_program
+from lookupvit.interop.program import Preprocessing
 
 TINY = {"img_size": 32, "patch_size": 8, "num_classes": 3, "embed_dim": 16, "depth": 1, "num_heads": 2}
 DATA = {"class_path": "datamodules.ImageFolderDataModule"}

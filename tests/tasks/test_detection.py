@@ -15,7 +15,7 @@ from datamodules import COCOInstancesDataModule
 from datamodules.demos.dense_scenes import render_dense_scenes
 from lookupvit import create_model, load_model
 from lookupvit.analysis.cost import model_macs
-from lookupvit.callbacks.detections import coco_results
+from lookupvit.callbacks.answers.detections import coco_results
 from lookupvit.callbacks.pictures import draw_objects, side_by_side
 from lookupvit.cli.main import main
 from lookupvit.metrics.detection import at_original_size
@@ -150,6 +150,21 @@ def test_backbone_starts_from_a_classifier_and_learns_more_slowly(scenes, tmp_pa
     features = "net.backbone.features.backbone"
     assert by_name[f"{features}.embed.proj.weight"] == 0.125 and by_name[f"{features}.blocks.1.mlp.fc1.weight"] == 0.5
     assert by_name["net.backbone.pyramid.levels.0.0.weight"] == by_name["net.rpn.head.cls_logits.weight"] == 1
+
+
+def test_compressed_grid_follows_the_image():
+    model = task(compressed_size={"stride": 32}, pad="batch")
+    assert model.evaluated == [None] and model.model.compressed_size == (2, 2)
+    seen = []
+    forward = model.model.backbone.forward_tokens
+    model.model.backbone.forward_tokens = lambda x, grid, size=None: seen.append((grid, size)) or forward(x, grid, size)
+    model.eval()
+    with torch.no_grad():
+        model([torch.zeros(3, 64, 96)])
+        model.model.detect_at_sizes([torch.zeros(3, 128, 64)], model.evaluated)
+    assert seen == [((8, 12), (2, 3)), ((16, 8), (4, 2))]
+    with pytest.raises(ValueError, match="follows the image, compressed_sizes do not"):
+        task(compressed_size={"stride": 32}, compressed_sizes=[[2, 2]])
 
 
 def test_frozen_backbone():

@@ -15,7 +15,7 @@ def add_short_names(parser: ArgumentParser) -> None:
     """Lets `--trainer.logger` also be a short name, or a list of them."""
     for action in parser._actions:
         if action.dest == "trainer.logger":
-            action._typehint = Name | list[Name] | action._typehint
+            action._typehint = action._typehint | Name | list[Name]
 
 
 def short_names(logger: Any) -> list[str] | None:

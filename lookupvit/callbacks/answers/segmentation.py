@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from datamodules.images.decode import decode_rgb
-from lookupvit.callbacks.writer import TwoFilesWriter
+from lookupvit.callbacks.answers.writer import TwoFilesWriter
 from lookupvit.writing import whole
 
 _SHARE = 0.5  # of the classes' colours in an overlay

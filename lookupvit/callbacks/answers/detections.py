@@ -16,8 +16,8 @@ from torchvision.io import encode_png
 from torchvision.transforms.v2.functional import resize
 
 from datamodules.images.decode import decode_rgb
+from lookupvit.callbacks.answers.writer import TwoFilesWriter
 from lookupvit.callbacks.pictures import as_bytes, draw_objects, side_by_side
-from lookupvit.callbacks.writer import TwoFilesWriter
 from lookupvit.writing import whole
 
 _COLUMNS = ("file", "image_id", "height", "width", "objects", "best_class", "best_score", "overlay", "error")

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from lookupvit.callbacks.writer import TwoFilesWriter
+from lookupvit.callbacks.answers.writer import TwoFilesWriter
 from lookupvit.grid import size_name
 from lookupvit.writing import say
 

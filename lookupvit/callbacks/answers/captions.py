@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
+from lookupvit.callbacks.answers.writer import TwoFilesWriter
 from lookupvit.callbacks.show import can_show, show_figure, show_table
-from lookupvit.callbacks.writer import TwoFilesWriter
 
 
 class CaptionWriter(TwoFilesWriter):
