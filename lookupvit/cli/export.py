@@ -54,7 +54,7 @@ def export(argv: list[str]) -> None:
     if args.format == FOLDER:
         _write_folder(args, model, console)
         return
-    for name in ("half", "class_names", "note"):
+    for name in ("half", "note"):
         if getattr(args, name):
             raise ValueError(f"--{name} goes with --format folder: leave it out")
     fused = None
@@ -111,12 +111,6 @@ def _write_folder(args: argparse.Namespace, model: nn.Module, console: Console) 
         raise ValueError("--format folder is for classifiers: a segmenter's checkpoint holds all there is to share")
     if args.output is None:
         raise ValueError("--format folder needs --output DIR")
-    if args.class_names:
-        if len(args.class_names) != model.num_classes:
-            raise ValueError(
-                f"--class_names has {len(args.class_names)} names, the model {model.num_classes} classes: one for each"
-            )
-        model.class_names = list(args.class_names)
     measured = _measured(model, args.note)
     with whole_files(args.output) as folder:
         (model.half() if args.half else model).save_pretrained(folder, model_card_kwargs={"measured": measured})
@@ -153,8 +147,6 @@ def _parser() -> argparse.ArgumentParser:
         help="onnx (.onnx), torch-export (.pt2) or folder (safetensors, config, model card, image processor)",
     )
     parser.add_argument("--half", action="store_true", help="with --format folder: weights in float16, half as large")
-    text = "with --format folder: names of the classes, in the order of the logits, in place of the checkpoint's"
-    parser.add_argument("--class_names", nargs="+", metavar="NAME", help=text)
     parser.add_argument(
         "--note", metavar="TEXT", help="with --format folder: a paragraph for the card, on the training"
     )

@@ -38,7 +38,7 @@ def next_steps(checkpoints: list[str], size: Size | None, task: LightningModule,
 def _a_file(data: Any) -> str | None:
     """The path of a test image or clip; None if the data do not say, as those in memory and in shards."""
     dataset = data.test_dataloader().dataset
-    samples = getattr(getattr(dataset, "images", dataset), "samples", None)
+    samples = getattr(dataset, "samples", None) or getattr(getattr(dataset, "images", None), "samples", None)
     if not samples:
         return None
     path = samples[0][0]
