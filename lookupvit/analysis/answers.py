@@ -51,7 +51,7 @@ def plot_answers(
     columns, letters = (1, 72) if clips else (2, 42)
     cells = []
     for place, truth in enumerate(truths):
-        lines = _lines(truth, letters, _GREY)
+        lines = _lines(f"truth: {truth}", letters, _GREY)
         for name, given in answers.items():
             answer = given[place]
             note = f" ({answer.note})" if answer.note else ""

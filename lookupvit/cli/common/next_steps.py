@@ -22,7 +22,7 @@ def next_steps(checkpoints: list[str], size: Size | None, task: LightningModule,
     first, file = shlex.quote(checkpoints[0]), _a_file(data)
     if file is None or not isinstance(task, ClassificationTask | CaptioningTask):
         return []
-    fewer = None if size is None else tuple(max(1, n - 1) for n in size)
+    fewer = None if size is None else (*size[:-2], *(max(1, n - 1) for n in size[-2:]))  # time stays as it is
     smaller = "" if fewer is None else f" --model.compressed_size '{list(fewer)}'"
     predict = f"lookupvit predict --ckpt_path {first} --data.predict_path {shlex.quote(file)}"
     test = f"lookupvit test --ckpt_path {first}{smaller}"
