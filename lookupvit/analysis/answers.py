@@ -19,6 +19,7 @@ _MARKS = {True: "✓ ", False: "✗ ", None: ""}
 _GREY = "#555555"
 _FRAMES = 8  # of a clip, side by side
 _LINE = 0.18  # inches
+_SMALL = 64  # pixels of a picture that is enlarged
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def plot_answers(
         axes.axis("off")
     for place, (picture, lines) in enumerate(zip(pictures, cells, strict=True)):
         image, words = grid[2 * place], grid[2 * place + 1]
-        image.imshow(_strip(picture).clamp(0, 1).permute(1, 2, 0).numpy())  # (3, Y, X) -> (Y, X, 3)
+        how = "nearest" if picture.shape[-2] <= _SMALL else None  # pixels as they are, and a smaller file
+        image.imshow(_strip(picture).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation=how)  # (3, Y, X) -> (Y, X, 3)
         for line, (text, colour) in enumerate(lines):
             words.text(0, 1 - line * _LINE / height, text, va="top", fontsize=8.5, color=colour, parse_math=False)
     figure.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.985, wspace=0.03, hspace=0.08)
