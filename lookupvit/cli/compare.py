@@ -28,7 +28,7 @@ from lookupvit.writing import write_text
 
 _BATCH = 64  # images of one call when throughput is timed, where they are classified
 _DENSE_BATCH = 4  # where every pixel is
-_SHOWN = 10  # samples in the picture of answers
+_SHOWN = 8  # samples in the picture of answers
 
 
 def compare(argv: list[str]) -> None:
