@@ -29,17 +29,14 @@ install: $(READY)  ## make the environment
 demo: $(READY)  ## train LookupViT and a ViT on rendered shapes, test both, print one table (4 minutes on 2 cores)
 	$(BIN)/lookupvit compare configs/demo.yaml configs/demo_vit.yaml --title demo
 
-demo-caption: $(READY)  ## caption rendered scenes with LookupViT and a ViT; print the share of true captions (an hour or more)
-	$(BIN)/lookupvit fit --config configs/demo_caption.yaml
-	$(BIN)/lookupvit fit --config configs/demo_caption_vit.yaml
-	$(BIN)/lookupvit test --config configs/demo_caption.yaml --ckpt_path best
-	$(BIN)/lookupvit test --config configs/demo_caption_vit.yaml --ckpt_path best
+demo-caption: $(READY)  ## caption drawn scenes with LookupViT and a ViT: one table, and a picture with captions marked true or false
+	$(BIN)/lookupvit compare configs/demo_caption_pairs.yaml configs/demo_caption_pairs_vit.yaml --title demo_caption
 
 demo-dense: $(READY)  ## segment and detect in rendered scenes, LookupViT beside ViT: one table and pictures in outputs/
 	$(BIN)/lookupvit compare $(addprefix configs/demo_,$(addsuffix .yaml,segment segment_vit detect detect_vit)) --title demo_dense --jobs 2
 
-demo-video: $(READY)  ## tell ten motions apart with LookupViViT, ViViT and a single frame, one table (not timed)
-	$(BIN)/lookupvit compare $(addprefix configs/demo_video_,$(addsuffix .yaml,joint factorised vivit_joint vivit_factorised single_frame)) --title demo_video
+demo-video: $(READY)  ## tell ten motions apart with LookupViViT and ViViT: one table, and a picture of clips with predictions
+	$(BIN)/lookupvit compare configs/demo_video.yaml configs/demo_video_vivit.yaml --title demo_video
 
 lint: $(READY)  ## check with ruff, change nothing
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ _WHERE = {
     "ViViT": "lookupvit.model.video.vivit",
     "create_model": "lookupvit.model.zoo",
     "list_models": "lookupvit.model.zoo",
+    "list_pretrained": "lookupvit.checkpoints.packaged",
     "load_model": "lookupvit.interop.load_model",
     "load_weights": "lookupvit.weights.load",
     "save_weights": "lookupvit.weights.file",

@@ -28,7 +28,8 @@ WHOLE = sorted({*CONFIGS.rglob("*.yaml")} - {*PIECES, *TESTS})
 # The first of each family, written out; every other experiment says only how it differs from one of the others.
 FIRST = {
     *("demo_segment", "demo_detect"),
-    *("demo", "demo_caption", "demo_video_joint", "cifar10_lookupvit_3x3", "imagenet1k_base", "imagenet1k_small_deit"),
+    *("demo", "demo_caption", "demo_caption_pairs", "demo_video_joint", "cifar10_lookupvit_3x3"),
+    *("imagenet1k_base", "imagenet1k_small_deit"),
     *("imagenet21k_base", "imagefolder_224", "imagenet21k_base_to_1k", "coco_base"),
     *("kinetics400_base_joint", "ssv2_base_joint", "coco_detection_base", "pennfudan_lookupvit"),
     *("ade20k_base", "cityscapes_base", "camvid/base", "imagenette/base"),

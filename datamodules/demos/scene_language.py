@@ -127,19 +127,24 @@ def _fits(words: dict[str, str], item: dict[str, Any]) -> bool:
     return all(item[key] == word for key, word in words.items())
 
 
-def draw_scene(size: int, rng: np.random.Generator) -> tuple[dict[str, Any], tuple[int, int, str]]:
-    """A scene of two to four objects that do not touch.
+def draw_scene(
+    size: int, rng: np.random.Generator, max_objects: int = 4
+) -> tuple[dict[str, Any], tuple[int, int, str]]:
+    """A scene of two or more objects that do not touch.
 
     Args:
         size: Pixels of the picture's side.
         rng: The only source of random numbers.
+        max_objects: Objects at most, 2 to 4.
 
     Returns:
         The scene, and a relation in it that is easy to see: indices of two objects, and the relation's words.
     """
     # Sorted, so that the picture alone decides which objects the captions name, and in which order. Otherwise most of
     # the loss is a random choice that no model can know, and the relations are learnt late.
-    kinds = sorted(rng.choice(len(SHAPES) * len(COLOURS), int(rng.integers(2, 5)), replace=False).tolist())
+    kinds = sorted(
+        rng.choice(len(SHAPES) * len(COLOURS), int(rng.integers(2, max_objects + 1)), replace=False).tolist()
+    )
     sizes = rng.integers(2, size=len(kinds))
     radii = [size * rng.uniform(*((0.095, 0.11), (0.145, 0.165))[large]) for large in sizes]
     while True:  # until no two objects touch and some relation is easy to see

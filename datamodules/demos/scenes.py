@@ -75,7 +75,13 @@ def paint_scene(scene: dict[str, Any], rng: np.random.Generator) -> tuple[Image.
 
 
 def render_scenes(
-    root: str | Path, seed: int = 0, train_images: int = 6000, val_images: int = 500, size: int = 64
+    root: str | Path,
+    seed: int = 0,
+    train_images: int = 6000,
+    val_images: int = 500,
+    size: int = 64,
+    max_objects: int = 4,
+    wordings: int = 5,
 ) -> bool:
     """Writes `annotations/captions_{train,val}2017.json` and the images beside them.
 
@@ -88,6 +94,8 @@ def render_scenes(
         train_images: Scenes to train on.
         val_images: Other scenes.
         size: Pixels, both sides.
+        max_objects: Objects in a scene at most, 2 to 4; there are two at least.
+        wordings: Captions of a scene, 1 to 5, the first ones of `scene_language.describe`.
 
     Returns:
         True if it was rendered, False if it was there.
@@ -98,8 +106,14 @@ def render_scenes(
     root = Path(root).expanduser()
     arguments = {"version": _VERSION, "seed": seed, "train_images": train_images, "val_images": val_images}
     arguments["size"] = size
-    if min(train_images, val_images) < 1 or size < 32:
-        raise ValueError(f"the scenes need an image of each split and 32 pixels at least, got {arguments}")
+    # Folders that are older than these arguments do not name them.
+    arguments |= {"max_objects": max_objects} if max_objects != 4 else {}
+    arguments |= {"wordings": wordings} if wordings != 5 else {}
+    if min(train_images, val_images) < 1 or size < 32 or not 2 <= max_objects <= 4 or not 1 <= wordings <= 5:
+        raise ValueError(
+            "the scenes need an image of each split, 32 pixels at least, max_objects from 2 to 4 and wordings from 1 "
+            f"to 5, got {arguments}"
+        )
 
     def render(folder: Path) -> None:
         (folder / "annotations").mkdir()
@@ -109,12 +123,12 @@ def render_scenes(
             annotations: list[dict[str, Any]] = []
             for number in progress(range(count), name, root):
                 rng = np.random.default_rng([seed, split, number])
-                scene, (first, second, relation) = draw_scene(size, rng)
+                scene, (first, second, relation) = draw_scene(size, rng, max_objects)
                 image_id = number + 1 + split * train_images
                 file_name = f"{image_id:012d}.jpg"
                 render_scene(scene, rng).save(folder / name / file_name, quality=92, subsampling=0)
                 images.append({"id": image_id, "file_name": file_name, "height": size, "width": size, "scene": scene})
-                for caption in describe(scene, first, second, relation):
+                for caption in describe(scene, first, second, relation)[:wordings]:
                     annotations.append({"id": len(annotations) + 1, "image_id": image_id, "caption": caption})
             file = folder / "annotations" / f"captions_{name}.json"
             file.write_text(json.dumps({"images": images, "annotations": annotations}))
@@ -147,6 +161,8 @@ class ScenesDataModule(Rendered, COCOCaptionsDataModule):
         val_images: Scenes to validate on.
         render_seed: Seed of the scenes.
         size: Pixels of a rendered picture, both sides.
+        max_objects: Objects in a scene at most, 2 to 4.
+        wordings: Captions of a scene, 1 to 5.
         img_size: Pixels the model sees.
         crop_padding: Pixels to shift by in training; a smaller part of the picture might lack what its captions name.
         tokenizer_type: `bpe` makes a token of each of the few words; `unigram` cuts them up.
@@ -163,6 +179,8 @@ class ScenesDataModule(Rendered, COCOCaptionsDataModule):
         val_images: int = 500,
         render_seed: int = 0,
         size: int = 64,
+        max_objects: int = 4,
+        wordings: int = 5,
         img_size: int | tuple[int, int] = 64,
         crop_padding: int | None = 2,
         tokenizer_type: str = "bpe",
@@ -172,7 +190,7 @@ class ScenesDataModule(Rendered, COCOCaptionsDataModule):
         own = {"img_size": img_size, "crop_padding": crop_padding, "tokenizer_type": tokenizer_type}
         super().__init__(root, context_length=context_length, **own, **kwargs)
         self.render_arguments = {"train_images": train_images, "val_images": val_images, "size": size}
-        self.render_arguments["seed"] = render_seed
+        self.render_arguments |= {"seed": render_seed, "max_objects": max_objects, "wordings": wordings}
         self._scenes: dict[int, dict[str, Any]] | None = None
 
     def check(self, image_id: int, caption: str) -> str:

@@ -6,13 +6,16 @@ and additions are not.
 """
 
 from copy import deepcopy
+from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import nn
 
 from lookupvit.analysis.detector_cost import detector_head_macs
 from lookupvit.grid import Size, check_compressed_size, covering_grid, grid_of, to_2tuple
+from lookupvit.model.caption.captioner import Captioner
 from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.heads import LinearHead, MaskTransformerHead
 from lookupvit.model.dense.segmenter import Segmenter
@@ -35,6 +38,8 @@ def count_macs(
 ) -> int:
     """Multiply-adds of one image (or clip), measured by torch's FLOP counter on a copy without data.
 
+    Of a captioner: of one image and its longest caption, each token of which is computed once.
+
     Args:
         model: `LookupViT` or `ViT`; the path that it would take is the one that is counted.
         img_size: Pixels, int or (height, width); the model's own by default.
@@ -46,6 +51,8 @@ def count_macs(
     kwargs = {key: value for key, value in (("compressed_size", compressed_size), ("head", head)) if value is not None}
     frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
     call = getattr(twin, "forward_fixed", twin)  # of a detector, whose regions depend on the picture
+    if isinstance(model, Captioner):
+        call = partial(_write_longest, twin)
     with torch.no_grad():
         return count_call_macs(lambda: call(torch.empty(1, 3, *frames, *size, device="meta"), **kwargs))
 
@@ -117,6 +124,12 @@ def _resize_macs(from_size: tuple[int, ...], to_size: tuple[int, ...], dim: int)
         shape[axis] = new
         total += prod(shape) * old * dim if old != new else 0
     return total
+
+
+def _write_longest(captioner: Captioner, images: torch.Tensor, compressed_size: Any = None) -> torch.Tensor:
+    """One pass over as many tokens as the decoder's context has."""
+    tokens = torch.zeros(len(images), captioner.context_length, dtype=torch.long, device=images.device)
+    return captioner.decoder.logits(captioner.decoder.hidden(tokens, captioner.encode(images, compressed_size)))
 
 
 def model_macs(

@@ -1,4 +1,4 @@
-"""Suite (e): one block counted instead of timed: operators, copies and bytes of A. It needs no quiet machine and no GPU.
+"""Suite (e): one block counted instead of timed: operators, copies and bytes of A. It needs no GPU.
 
 Tensors are fake (torch's FakeTensorMode): every operator is dispatched as for real ones, and none computes.
 
@@ -7,7 +7,7 @@ Letters: B batch, N lookup tokens, M compressed tokens, D embed_dim, H heads, A 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from timm.models.vision_transformer import Block
@@ -25,6 +25,8 @@ BASELINE = "ViT block (timm)"
 MIB = 1 << 20
 # Operators that start no kernel besides views: they allocate memory, or hand on the memory that they get.
 _NO_KERNEL = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
+# Columns after "fwd" and "step", and what of `Counts` they hold.
+_COLUMNS = {"": "launches", " types": "type_copies", " copies": "copies", " A MiB": "attention", " all": "dispatched"}
 _COPIES = {"clone", "copy_", "_to_copy", "_foreach_copy_", "contiguous"}
 
 
@@ -58,7 +60,8 @@ class LaunchCounter(TorchDispatchMode):
 
     def __init__(self, m: int = 0, n: int = 0, entries: int = 0):
         super().__init__()
-        self.counts, self.names, self._mn, self._entries = Counts(), [], {(m, n), (n, m)}, entries
+        self.counts, self.names = Counts(), []
+        self._n, self._one_head, self._entries = n, {(m, n), (n, m)}, entries
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -79,7 +82,8 @@ class LaunchCounter(TorchDispatchMode):
             self.counts.type_copies += retyped
             self.counts.copies += not retyped
         for t in results:
-            if t.numel() == self._entries or tuple(t.shape[-2:]) in self._mn:
+            whole = t.numel() == self._entries and self._n in t.shape[-2:]
+            if whole or tuple(t.shape[-2:]) in self._one_head:
                 self.counts.attention += t.numel() * t.element_size()
         return out
 
@@ -194,13 +198,9 @@ def launches(
 def _columns(forward: Counts, backward: Counts | None) -> dict:
     """The columns of a row, from the counts of the forward and the backward pass."""
     row: dict = {}
-    for name, first, second in (("fwd", forward, None), ("step", forward, backward or Counts())):
-        known = second is None or backward is not None
-
-        def total(kind: str, a: Counts = first, b: Counts = second or Counts(), known: bool = known) -> int | None:
-            return getattr(a, kind) + getattr(b, kind) if known else None
-
-        written = total("attention")
-        row |= {name: total("launches"), f"{name} types": total("type_copies"), f"{name} copies": total("copies")}
-        row |= {f"{name} A MiB": None if written is None else written / MIB, f"{name} all": total("dispatched")}
+    for name, parts in (("fwd", [forward]), ("step", [forward, backward])):
+        total = None if None in parts else {key: sum(getattr(p, key) for p in parts) for key in asdict(Counts())}
+        for column, key in _COLUMNS.items():
+            value = total and total[key]
+            row[f"{name}{column}"] = value / MIB if total and key == "attention" else value
     return row

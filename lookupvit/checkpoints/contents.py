@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from lookupvit.checkpoints.files import check_type, parsed, read_json, read_onnx, read_safetensors, read_torch
+from lookupvit.checkpoints.packaged import known, located
 from lookupvit.checkpoints.pixels import Pixels
 from lookupvit.grid import Size, size_name
 from lookupvit.sizes import MODELS, name_for
@@ -30,6 +31,7 @@ MEASURES = {
     "top1": "top-1",
     "miou": "mIoU",
     "ap": "AP",
+    "true_captions": "true",
 }  # accuracies in 0..1: names without the stage, and how they are written
 # Entries of config.json for timm and transformers, which are no arguments of the model.
 _OF_OTHERS = ("architecture", "label_names", "model_args", "pretrained_cfg", "model_type")
@@ -127,17 +129,17 @@ def read_contents(path: str | Path) -> Contents:
 
     Args:
         path: A checkpoint of `lookupvit fit` or of others, safetensors, a program in ONNX's format, or a folder that
-            `save_pretrained` wrote.
+            `save_pretrained` wrote, or the name of a model that comes along (`list_pretrained`).
 
     Raises:
         FileNotFoundError: If it is not there.
         ValueError: If it is damaged, holds more than plain data and tensors, or has impossible values; in one line.
     """
-    path = Path(path).expanduser()
+    path = located(path)
     if path.is_dir():
         return _of_folder(path)
     if not path.is_file():
-        raise FileNotFoundError(f"weights {path} do not exist: check the path")
+        raise FileNotFoundError(f"weights {path} do not exist: check the path{known()}")
     with path.open("rb") as stream:
         is_safetensors = stream.read(9)[8:] == b"{"
     if is_safetensors:

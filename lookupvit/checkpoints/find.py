@@ -9,13 +9,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from lookupvit.checkpoints.atomic import damage, load_exported
 from lookupvit.checkpoints.contents import is_exported
 from lookupvit.checkpoints.files import read_torch
+from lookupvit.checkpoints.packaged import known, located
 from lookupvit.checkpoints.sharded import check_sharded
 from lookupvit.writing import say
 
 
 def of_run(path: str) -> str:
-    """The newest checkpoint in the folder of a run or an experiment; any other path is returned unchanged."""
+    """The newest checkpoint in the folder of a run or an experiment, or the folder of a model that comes along.
+
+    Any other path is returned unchanged.
+    """
     folder = Path(path)
+    if (packaged := located(path)).exists() and not folder.expanduser().exists():
+        return str(packaged)
     if not folder.is_dir() or (folder / "meta.pt").exists() or not next(folder.rglob("last*.ckpt"), None):
         return path  # a file, or a checkpoint of FSDP, which is a folder
     return str(find_checkpoint("last", folder))
@@ -72,17 +78,18 @@ def load(path: str | Path) -> dict[str, Any]:
     """Reads a checkpoint without running any code in it.
 
     Args:
-        path: A file, the folder that FSDP writes, or one that `save_pretrained` writes.
+        path: A file, the folder that FSDP writes, one that `save_pretrained` writes, or the name of a model that comes
+            along.
 
     Raises:
         FileNotFoundError: If it is not there.
         ValueError: If it is not a checkpoint, or holds more than plain data and tensors.
     """
-    path = Path(path)
+    path = path if (path := Path(path)).exists() else located(path)
     if is_exported(path):
         return load_exported(path)
     if not path.exists():
-        raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best")
+        raise FileNotFoundError(f"checkpoint {path} does not exist: give an existing file, or last, or best{known()}")
     if path.suffix in (".onnx", ".pt2"):
         raise ValueError(
             f"{path} is a program, for onnxruntime or torch.export.load: give the checkpoint that it was exported "

@@ -8,12 +8,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lookupvit.analysis.answers import plot_answers
 from lookupvit.analysis.cost import count_macs, count_parameters
 from lookupvit.analysis.plots import plot_curves
 from lookupvit.bench.timing import interleave
 from lookupvit.callbacks import LastCheckpoint
 from lookupvit.checkpoints.contents import MEASURES
+from lookupvit.cli.common.answering import answers_to, can_answer, pictures_and_truths, samples_of
 from lookupvit.cli.common.arguments import OneLineParser, as_count
+from lookupvit.cli.common.next_steps import next_steps
 from lookupvit.cli.common.tables import new_table
 from lookupvit.cli.compare_pictures import Seen, draw_side_by_side, look
 from lookupvit.cli.fit import run
@@ -23,15 +26,19 @@ from lookupvit.cli.settings import common_output, here, measure_of, resolve
 from lookupvit.grid import size_name
 from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
+from lookupvit.tasks import CaptioningTask
 from lookupvit.writing import write_text
 
 _BATCH = 64  # images of one call when throughput is timed, where they are classified
 _DENSE_BATCH = 4  # where every pixel is
 _SCORES = {"ap50": "AP50", "mask_ap": "mask AP", "mask_ap50": "mask AP50"}  # further ones, and how they are written
+_SHOWN = 8  # samples in the picture of answers
 
 
 def compare(argv: list[str]) -> None:
     """Trains each configuration (`fit`), tests its last checkpoint (`test`), and prints one table.
+
+    Beside the table go the curves and, of classifiers and captioners, a picture of what each answers to test samples.
 
     Args:
         argv: Configuration files, then options of this command and of `fit`; the latter are handed to every run.
@@ -41,8 +48,9 @@ def compare(argv: list[str]) -> None:
     """
     parser = OneLineParser(
         prog="lookupvit compare",
-        description="Train and test several configurations side by side; writes compare.json and compare.png, and for "
-        "segmenters and detectors compare_found_miou.png or compare_found_ap.png: what they find beside the truth.",
+        description="Train and test several configurations side by side; writes compare.json, compare.png and a "
+        "picture: for classifiers and captioners compare_answers.png, for segmenters and detectors "
+        "compare_found_miou.png or compare_found_ap.png, what they find beside the truth.",
         epilog="Any other option (--trainer.max_epochs 2, --data.root DIR) is handed to the fit and test of each.",
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="configuration files, one per model")
@@ -63,17 +71,21 @@ def compare(argv: list[str]) -> None:
         trained = dict(zip(args.configs, train(planned, out, console, launch=Launch(args.jobs)), strict=True))
     shared += here(out)
 
-    rows, models = [], {}
+    rows, models, answers = [], {}, {}
     curves: dict[str, dict[str, Path]] = {}
     seen: dict[str, dict[str, Seen]] = {}
+    shown = None
     for config, measure in measures.items():
         one = trained.get(config) or _fitted(config, names[config], shared, console)
         test = run(["test", "--config", config, "--ckpt_path", str(one.checkpoint), *shared])
-        task, model = test.model, test.model.model.eval()
+        task, model, data = test.model, test.model.model.eval(), test.datamodule
         curves.setdefault(measure, {})[one.name] = one.checkpoint.parents[1]
-        models[one.name] = model
+        models[one.name] = (model, task)
+        if can_answer(task):
+            shown = samples_of(data, _SHOWN) if shown is None else shown
+            answers[one.name] = answers_to(shown, task.eval(), data)
         if isinstance(model, Segmenter | Detector):
-            seen.setdefault(measure, {})[one.name] = look(task, test.datamodule)
+            seen.setdefault(measure, {})[one.name] = look(task, data)
         logged = test.trainer.callback_metrics
         scores = {name: logged[f"test/{name}"] for name in (measure, *_SCORES) if f"test/{name}" in logged}
         rows.append(
@@ -102,8 +114,15 @@ def compare(argv: list[str]) -> None:
             files.append(picture)
         else:
             console.print(f"no picture of what {', '.join(runs)} find: they were tested on different images")
+    if len(answers) == len(rows):
+        picture = out / f"{args.title}_answers.png"
+        files.append(plot_answers(*pictures_and_truths(shown, data), answers, picture))
     console.print(_table(rows))
     console.print(f"figures in {out / args.title}.json, curves and pictures in", *files, soft_wrap=True)
+    commands = next_steps([row["checkpoint"] for row in rows], rows[0]["compressed_size"], task, data)
+    if commands:
+        lines = ["", "to try next:", *(f"  {line}" for line in commands)]
+        console.print("\n".join(lines), soft_wrap=True, markup=False)
 
 
 def _fitted(config: str, name: str, shared: list[str], console: Console) -> Trained:
@@ -137,14 +156,18 @@ def _names(settings: dict[str, dict]) -> dict[str, str]:
     return {file: name for name, file in files.items()}
 
 
-def _images_per_second(models: dict[str, torch.nn.Module]) -> list[float]:
-    """Inference throughput of the models, in images or clips, timed in turn so that a busy machine slows them alike."""
+def _images_per_second(models: dict[str, tuple]) -> list[float]:
+    """Inference throughput, in images or clips, for captioners with their captions.
+
+    The models are timed in turn, so that a busy machine slows them alike.
+    """
     cases = {}
-    batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model in models.values()) else _BATCH
-    for label, model in models.items():
+    batch = _DENSE_BATCH if any(isinstance(model, Segmenter | Detector) for model, _ in models.values()) else _BATCH
+    for label, (model, task) in models.items():
         frames = (model.num_frames,) if hasattr(model, "num_frames") else ()
         inputs = torch.randn(batch, 3, *frames, *model.img_size)
-        cases[label] = lambda model=model, inputs=inputs: model(inputs)
+        call = task.caption if isinstance(task, CaptioningTask) else model
+        cases[label] = lambda call=call, inputs=inputs: call(inputs)
     with torch.inference_mode():
         timings = interleave(cases, next(iter(cases)), items=dict.fromkeys(cases, batch), label="images/s")
     return [timing.rate for timing in timings.values()]

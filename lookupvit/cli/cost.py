@@ -15,6 +15,7 @@ from lookupvit.analysis.cost import backbone_of
 from lookupvit.bench.report import environment
 from lookupvit.checkpoints import find
 from lookupvit.checkpoints.contents import Contents, is_exported, read_contents
+from lookupvit.checkpoints.packaged import known
 from lookupvit.cli.common.arguments import OneLineParser, as_count, as_pixels, as_size
 from lookupvit.cli.cost_table import PATHS, cost_report
 from lookupvit.grid import size_name, to_2tuple
@@ -112,7 +113,9 @@ def _checkpoint(args: argparse.Namespace) -> str | None:
         return None
     path = Path(find.of_run(args.checkpoint or args.ckpt_path)).expanduser()
     if not path.is_file() and not path.is_dir():
-        raise FileNotFoundError(f"checkpoint {path} does not exist: give a file, or the folder of a run or an export")
+        raise FileNotFoundError(
+            f"checkpoint {path} does not exist: give a file, or the folder of a run or an export{known()}"
+        )
     if path.is_dir() and not is_exported(path):
         raise FileNotFoundError(f"checkpoint {path}: this folder holds neither a run's last.ckpt nor an exported model")
     return str(path)

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from torch import nn
 
+from lookupvit.analysis.cost import count_macs
 from lookupvit.checkpoints.contents import read_contents
 from lookupvit.checkpoints.pixels import Pixels, pixels_of
 from lookupvit.cli.common.arguments import OneLineParser, as_pixels, as_size
@@ -18,6 +19,7 @@ from lookupvit.model.dense.detector import Detector
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.model.layers import HEADS
 from lookupvit.tasks.belonging import say_untrained
+from lookupvit.weights.file import contents_of_model
 from lookupvit.writing import whole_files
 
 FOLDER = "folder"
@@ -52,6 +54,9 @@ def export(argv: list[str]) -> None:
     if args.format == FOLDER:
         _write_folder(args, model, console)
         return
+    for name in ("half", "note"):
+        if getattr(args, name):
+            raise ValueError(f"--{name} goes with --format folder: leave it out")
     fused = None
     if args.preprocessing:
         if "mean" not in given:
@@ -106,10 +111,26 @@ def _write_folder(args: argparse.Namespace, model: nn.Module, console: Console) 
         raise ValueError("--format folder is for classifiers: a segmenter's checkpoint holds all there is to share")
     if args.output is None:
         raise ValueError("--format folder needs --output DIR")
+    measured = _measured(model, args.note)
     with whole_files(args.output) as folder:
-        model.save_pretrained(folder)
+        (model.half() if args.half else model).save_pretrained(folder, model_card_kwargs={"measured": measured})
     names = ", ".join(sorted(file.name for file in Path(args.output).iterdir() if file.is_file()))
     console.print(f"wrote {args.output}: {names}", soft_wrap=True, highlight=False)
+
+
+def _measured(model: nn.Module, note: str | None) -> str:
+    """What a card says of the training, and a table of the validation's scores and the cost at each trained size."""
+    said = [] if note is None else ["", note]
+    contents = contents_of_model(model)
+    sizes = model.trained_sizes or ([None] if model.compressed_size is None else [model.compressed_size])
+    rows = [(size, contents.score(size)) for size in sizes]
+    if any(score is not None for _, score in rows):
+        said += ["", "| compressed tokens | measured | GMACs |", "|---|---|---|"]
+        for size, score in rows:
+            told = "not known" if score is None else f"{score[0]} {100 * score[1]:.2f} %"
+            gmacs = count_macs(model, compressed_size=size) / 1e9
+            said.append(f"| {size_name(size) if size else '-'} | {told} | {gmacs:.3f} |")
+    return "\n".join(said)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -124,6 +145,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=(*FORMATS, FOLDER),
         default="onnx",
         help="onnx (.onnx), torch-export (.pt2) or folder (safetensors, config, model card, image processor)",
+    )
+    parser.add_argument("--half", action="store_true", help="with --format folder: weights in float16, half as large")
+    parser.add_argument(
+        "--note", metavar="TEXT", help="with --format folder: a paragraph for the card, on the training"
     )
     parser.add_argument("--output", metavar="FILE", help="what to write; beside the checkpoint by default")
     parser.add_argument("--compressed_size", type=as_size, nargs="+", metavar="HxW", help="the model's own by default")

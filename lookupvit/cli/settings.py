@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser
 
+import datamodules
 from lookupvit import tasks
 from lookupvit.checkpoints.contents import MEASURES
 from lookupvit.cli.common.run_folder import output_folder
@@ -79,9 +80,13 @@ def measure_of(file: str, settings: dict[str, Any]) -> str:
     """
     task = str(settings["model.class_path"]).rpartition(".")[2]
     measure = getattr(tasks, task, Task).monitor[0].rpartition("/")[2]
+    data = getattr(datamodules, str(settings.get("data.class_path")).rpartition(".")[2], None)
+    if task == "CaptioningTask" and hasattr(data, "check"):
+        measure = "true_captions"
     if measure not in MEASURES:
         raise ValueError(
-            f"{file} is of {task}, which has no accuracy to compare: give classifiers, segmenters or detectors"
+            f"{file} is of {task}, which has no accuracy to compare: give classifiers, segmenters, detectors, or "
+            "captioners of data that tell whether a caption is true, such as ScenesDataModule"
         )
     return measure
 

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from lookupvit.checkpoints.contents import OWN_ARGUMENTS, Contents, is_exported
+from lookupvit.checkpoints.packaged import located
 from lookupvit.interop.claims import check_claims
 from lookupvit.interop.dense import DENSE, dense_of, load_dense
 from lookupvit.model.zoo import create_model, model_arguments
@@ -19,8 +20,8 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
     """Builds the model that a file holds, with its weights, in evaluation mode.
 
     Args:
-        source: A checkpoint that `lookupvit fit` wrote, a folder that `save_pretrained` wrote, or the safetensors of
-            one.
+        source: A checkpoint that `lookupvit fit` wrote, a folder that `save_pretrained` wrote, the safetensors of
+            one, or the name of a model that comes along (`lookupvit.list_pretrained()`).
         ema: Whether to take the averaged weights of a checkpoint that has both.
         verbose: Whether to print what became of each tensor.
         **kwargs: Arguments of the model in place of the file's, such as `img_size` or `compressed_size`; weights are
@@ -33,7 +34,7 @@ def load_model(source: str | Path, *, ema: bool = True, verbose: bool = False, *
         FileNotFoundError: If there is no such file.
         ValueError: If it is damaged, does not say which model it holds, or does not fit the arguments; in one line.
     """
-    path = Path(source).expanduser()
+    path = located(source)
     if path.is_dir() and not is_exported(path):
         raise ValueError(f"{path} is no folder of save_pretrained: it has no config.json")
     weights = read_weights(path, ema)

@@ -46,6 +46,7 @@ logits = model(images)  # (B, 3, height, width), normalised as preprocessor_conf
 ```
 
 Class names are `id2label` in `config.json`, where they are known.
+{{ measured }}
 """
 
 
@@ -175,6 +176,7 @@ class HubMixin(
             "img_size": size_name(self.img_size),
             "compressed_size": size_name(self.compressed_size or ()) or "none (a plain ViT)",
             "num_classes": self.num_classes,
+            "measured": "",
         }
         return super().generate_model_card(*args, **{**facts, **kwargs})
 

@@ -1,6 +1,7 @@
 """`lookupvit compare`: two tiny models through the real commands, and what it leaves behind."""
 
 import json
+import shlex
 
 import pytest
 from PIL import Image
@@ -39,9 +40,50 @@ def test_two_models_one_table(tmp_path, image_tree, capsys):
         )  # the tree has no test split: its validation images are tested, with the last weights
     with Image.open(out / "both.png") as picture:
         assert picture.width > 1000
+    with Image.open(out / "both_answers.png") as picture:
+        assert picture.width == 1000
     printed = capsys.readouterr().out
     assert "epoch 2/2  step 6" in printed  # no terminal: a line an epoch
     assert "mine" in printed and "GMACs" in printed
+    commands = [shlex.split(line) for line in printed.split("to try next:")[1].strip().splitlines()]
+    assert [words[:2] for words in commands] == [["lookupvit", name] for name in ("sweep", "predict", "app")]
+    assert commands[0][2:4] == commands[2][2:4] == [row["checkpoint"] for row in rows]
+    assert main([*commands[1][1:], "--output_dir", str(tmp_path / "next"), "--trainer.accelerator", "cpu"]) == 0
+
+
+SCENES = """
+trainer: {{accelerator: cpu, max_epochs: 1, log_every_n_steps: 1, enable_progress_bar: false}}
+model:
+  class_path: CaptioningTask
+  init_args:
+    name: {model}
+    args: {{embed_dim: 32, depth: 1, num_heads: 2, patch_size: 8}}
+    decoder: {{depth: 1, num_heads: 2, context_length: 32}}
+    freeze_encoder: false
+    generation: {{method: greedy}}
+data:
+  class_path: ScenesDataModule
+  init_args: {{root: {root}, train_images: 8, val_images: 4, max_objects: 2, size: 32, img_size: 32, batch_size: 4,
+    num_workers: 0}}
+name: {name}
+"""
+
+
+def test_captioners_are_compared_by_the_share_of_true_captions(tmp_path, capsys):
+    configs = []
+    for name, model in (("mine", "lookupvit_tiny_patch4_32"), ("plain", "vit_tiny_patch4_32")):
+        configs.append(str(tmp_path / f"{name}.yaml"))
+        text = SCENES.format(model=model, root=tmp_path / "scenes", name=name)
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert main(["compare", *configs, "--output_dir", str(tmp_path / "out")]) == 0
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    for row in rows:
+        assert 0 <= row["true_captions"] <= 100 and row["gmacs"] > 0 and row["images_per_second"] > 0
+    with Image.open(tmp_path / "out" / "compare_answers.png") as picture:
+        assert picture.width == 1000
+    commands = [shlex.split(line) for line in capsys.readouterr().out.split("to try next:")[1].strip().splitlines()]
+    assert [words[1] for words in commands] == ["predict", "predict", "test"]
+    assert main([*commands[2][1:], "--output_dir", str(tmp_path / "next"), "--trainer.accelerator", "cpu"]) == 0
 
 
 def test_mistakes_are_one_line(capsys, tmp_path):

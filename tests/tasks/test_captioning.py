@@ -166,6 +166,23 @@ def test_through_the_command_line(scenes: Path, classifier: str, tmp_path: Path,
     assert len(lines) == 12 and lines[0].endswith("000000000013.jpg")
 
 
+def test_scenes_of_two_objects(tmp_path: Path) -> None:
+    render_scenes(tmp_path / "pairs", train_images=12, val_images=1, size=32, max_objects=2)
+    assert {len(scene["objects"]) for scene in load_scenes(tmp_path / "pairs", "train").values()} == {2}
+    render_scenes(tmp_path / "all", train_images=12, val_images=1, size=32)
+    assert {len(scene["objects"]) for scene in load_scenes(tmp_path / "all", "train").values()} == {2, 3, 4}
+    said = json.loads((tmp_path / "all" / "scenes.json").read_text())
+    assert not {"max_objects", "wordings"} & said.keys()  # as before there were such arguments
+    render_scenes(tmp_path / "one", train_images=3, val_images=1, size=32, max_objects=2, wordings=1)
+    captions = [
+        json.loads((tmp_path / name / "annotations/captions_train2017.json").read_text())["annotations"]
+        for name in ("one", "pairs")
+    ]
+    assert [c["caption"] for c in captions[0]] == [c["caption"] for c in captions[1][:15:5]]  # the same scenes
+    with pytest.raises(ValueError, match="max_objects from 2 to 4 and wordings from 1 to 5"):
+        render_scenes(tmp_path / "none", train_images=1, val_images=1, max_objects=1)
+
+
 def test_every_caption_of_a_scene_is_true_of_it(scenes: Path) -> None:
     items = load_scenes(scenes)
     content = json.loads((scenes / "annotations/captions_val2017.json").read_text())

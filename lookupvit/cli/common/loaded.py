@@ -107,7 +107,7 @@ def load_task(path: Path, device: str) -> tuple[LightningModule, Contents]:
 
 def checkpoint_of(name: str | Path) -> Path:
     """The checkpoint that an argument means: itself, an exported folder, or the newest one of a folder of runs."""
-    path = Path(name)
+    path = Path(find.of_run(str(name))) if not Path(name).exists() else Path(name)
     return find.find_checkpoint("last", path) if path.is_dir() and not is_exported(path) else path
 
 

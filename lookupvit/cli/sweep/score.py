@@ -81,7 +81,9 @@ def score(
         raise ValueError(f"{told}: sweep models of one kind at a time")
     dense = "classifier" not in kinds
     if dense and img_sizes != [None]:
-        raise ValueError("--img_size is for classifiers: segmenters and detectors see whole images, give --data.short_side")
+        raise ValueError(
+            "--img_size is for classifiers: segmenters and detectors see whole images, give --data.short_side"
+        )
     for img_size in img_sizes:
         plan += with_data(loaded, overrides, img_size)
 
