@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_image
 
+from lookupvit.callbacks.answers.segmentation import overlay, palette_of
 from lookupvit.callbacks.pictures import as_bytes, draw_objects
-from lookupvit.callbacks.segmentation import overlay, palette_of
 from lookupvit.metrics.detection import at_original_size
 from lookupvit.model.dense.segmenter import Segmenter
 from lookupvit.writing import whole
