@@ -42,6 +42,12 @@ def test_command(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     elif verb == "cost":
         assert main([verb, *argv]) == 0
         assert "GMAC" in capsys.readouterr().out
+    elif verb == "robustness":
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        options = {arg for arg in argv if arg.startswith("--") and not arg.startswith("--data.")}
+        assert stop.value.code == 0 and options <= set(re.findall(r"--\w+", capsys.readouterr().out))
+        assert all((ROOT / file).is_file() for file in argv if file.startswith("configs/"))
     else:  # a grid of trainings: its files are there, each of which test_configs.py resolves
         assert verb == "ablate"
         files = [file for part in argv[: argv.index("--seeds")] for file in ROOT.glob(part)]

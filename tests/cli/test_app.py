@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,11 +111,16 @@ def served():
         port = probe.getsockname()[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(LEGACY.parents[1]), *sys.path[1:]])}
     command = [sys.executable, "-m", "lookupvit", "app", LOOKUPVIT, VIT, "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    # Ctrl-C is ignored where these tests run in the background, and a child inherits that
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, preexec_fn=heard)
     line = process.stdout.readline()
     yield port, line
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=20)
+    try:
+        process.wait(timeout=20)
+    finally:
+        process.kill()
 
 
 @pytest.fixture
