@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from lookupvit.grid import Tokens, to_2tuple
 from lookupvit.model.block import LookupViTBlock
-from lookupvit.model.layers import PatchEmbed, PooledHead, init_linear_layers
+from lookupvit.model.init import init_linear_layers
+from lookupvit.model.layers import PatchEmbed, PooledHead
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.weights.timm_config import pretrained_config
 

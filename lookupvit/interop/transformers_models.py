@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPoo
 from lookupvit.checkpoints.contents import DESCRIPTION, contents_of
 from lookupvit.grid import Tokens, resize_tokens
 from lookupvit.interop.transformers_config import LookupViTConfig
-from lookupvit.model.layers import init_linear_layers
+from lookupvit.model.init import init_linear_layers
 from lookupvit.weights.file import contents_of_model
 from lookupvit.weights.hub import describe
 

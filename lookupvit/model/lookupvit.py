@@ -16,7 +16,8 @@ from lookupvit.checks import CROSS_NORMS, REUSES, check_choice, check_heads, che
 from lookupvit.grid import Tokens, check_compressed_size, resize_tokens, to_2tuple
 from lookupvit.model.block import LookupViTBlock
 from lookupvit.model.encoder import EncoderMixin
-from lookupvit.model.layers import HEADS, PatchEmbed, PooledHead, init_linear_layers, init_residual_branches
+from lookupvit.model.init import init_linear_layers, init_residual_branches
+from lookupvit.model.layers import HEADS, PatchEmbed, PooledHead
 from lookupvit.weights.hub import HubMixin
 
 # Their arguments are numbers, which torch.fx is not to trace; with a traced grid they become one node of the graph.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lookupvit.checks import check_heads, check_positive, check_ratios, check_residual_init
 from lookupvit.grid import Tokens, grid_of, to_2tuple
-from lookupvit.model.layers import init_linear_layers, init_residual_branches
+from lookupvit.model.init import init_linear_layers, init_residual_branches
 from lookupvit.weights.hub import HubMixin
 
 

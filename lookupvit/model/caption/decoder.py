@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.checks import check_choice, check_heads, check_positive
-from lookupvit.model.layers import Mlp, init_residual_branches, layer_scale
+from lookupvit.model.init import init_residual_branches
+from lookupvit.model.layers import Mlp, layer_scale
 
 KeysValues = tuple[Tensor, Tensor]  # of the memory in one layer, each (B, H, M, d)
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lookupvit.checks import check_heads
 from lookupvit.model.dense.features import Maps
-from lookupvit.model.layers import Mlp, init_linear_layers
+from lookupvit.model.init import init_linear_layers
+from lookupvit.model.layers import Mlp
 
 
 class LinearHead(nn.Module):

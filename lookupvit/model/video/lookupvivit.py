@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lookupvit.checks import check_positive
 from lookupvit.grid import Tokens, check_compressed_size
-from lookupvit.model.layers import init_linear_layers, init_residual_branches
+from lookupvit.model.init import init_linear_layers, init_residual_branches
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.video.embed import TubeletEmbed
 from lookupvit.model.video.temporal import ClipLayers, TemporalTransformer, check_model

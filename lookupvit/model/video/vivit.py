@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lookupvit.checks import check_heads, check_positive
 from lookupvit.grid import Tokens, to_2tuple
-from lookupvit.model.layers import PooledHead, init_linear_layers, init_residual_branches
+from lookupvit.model.init import init_linear_layers, init_residual_branches
+from lookupvit.model.layers import PooledHead
 from lookupvit.model.video.embed import TubeletEmbed
 from lookupvit.model.video.temporal import ClipLayers, TemporalTransformer, check_model, vit_blocks
 from lookupvit.weights.hub import HubMixin
