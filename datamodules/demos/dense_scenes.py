@@ -86,11 +86,11 @@ def _write(
     Image.fromarray(labels).save(folder / "masks" / split / f"{image_id:06d}.png")
 
 
-class DenseScenesDataModule(Rendered, MaskFolderDataModule):
-    """The masks of `render_dense_scenes`, rendered on first use: four classes, of which 0 is the background.
+class _DenseScenes(Rendered):
+    """Renders scenes with masks and boxes on first use; for multiple inheritance.
 
     Args:
-        root: The folder to render into.
+        root: The folder to render into; one serves both DataModules.
         train_images: Scenes to train on.
         val_images: Scenes to validate on.
         render_seed: Seed of the scenes.
@@ -99,7 +99,7 @@ class DenseScenesDataModule(Rendered, MaskFolderDataModule):
         batch_size: Images per device in training.
         val_batch_size: Images per device in evaluation; all have one size.
         scale: Least and greatest factor of the random scale in training.
-        kwargs: As for `MaskFolderDataModule`.
+        kwargs: As for the DataModule that reads the layout.
     """
 
     marker, render = _MARKER, staticmethod(render_dense_scenes)
@@ -122,6 +122,10 @@ class DenseScenesDataModule(Rendered, MaskFolderDataModule):
         self.render_arguments = {"train_images": train_images, "val_images": val_images, "size": size}
         self.render_arguments["seed"] = render_seed
 
+
+class DenseScenesDataModule(_DenseScenes, MaskFolderDataModule):
+    """The masks of `render_dense_scenes`, rendered on first use: four classes, of which 0 is the background."""
+
     @property
     def class_names(self) -> list[str]:
         """Background and three shapes."""
@@ -131,45 +135,20 @@ class DenseScenesDataModule(Rendered, MaskFolderDataModule):
         return [(0, 0, 0), *palette_of(len(SHAPES))]
 
 
-class DenseScenesInstancesDataModule(Rendered, COCOInstancesDataModule):
+class DenseScenesInstancesDataModule(_DenseScenes, COCOInstancesDataModule):
     """The objects of `render_dense_scenes`, rendered on first use: boxes and masks of three classes.
 
     Args:
-        root: The folder to render into; that of `DenseScenesDataModule` serves both.
-        train_images: Scenes to train on.
-        val_images: Scenes to validate on.
-        render_seed: Seed of the scenes.
-        size: Pixels of a rendered picture, both sides.
+        root: The folder to render into.
         train_split: Name of the training split.
         val_split: Name of the validation split.
-        img_size: Pixels of the crop in training.
-        batch_size: Images per device in training.
-        val_batch_size: Images per device in evaluation.
-        scale: Least and greatest factor of the random scale in training.
-        kwargs: As for `COCOInstancesDataModule`.
+        kwargs: As for `DenseScenesDataModule` and `COCOInstancesDataModule`.
     """
 
-    marker, render = _MARKER, staticmethod(render_dense_scenes)
-
     def __init__(
-        self,
-        root: str = "demo_dense",
-        train_images: int = 4000,
-        val_images: int = 500,
-        render_seed: int = 0,
-        size: int = 96,
-        train_split: str = "train",
-        val_split: str = "val",
-        img_size: int | tuple[int, int] = 96,
-        batch_size: int = 32,
-        val_batch_size: int | None = None,
-        scale: tuple[float, float] = (0.8, 1.25),
-        **kwargs: Any,
+        self, root: str = "demo_dense", train_split: str = "train", val_split: str = "val", **kwargs: Any
     ) -> None:
-        sizes = {"img_size": img_size, "batch_size": batch_size, "val_batch_size": val_batch_size, "scale": scale}
-        super().__init__(root=root, train_split=train_split, val_split=val_split, **sizes, **kwargs)
-        self.render_arguments = {"train_images": train_images, "val_images": val_images, "size": size}
-        self.render_arguments["seed"] = render_seed
+        super().__init__(root, train_split=train_split, val_split=val_split, **kwargs)
 
     @property
     def categories(self) -> list[Category]:

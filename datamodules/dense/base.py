@@ -4,13 +4,12 @@ Letters: `B` batch, `Y, X` height and width of a batch, `H, W` of one image.
 """
 
 import os
-import warnings
 from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -193,13 +192,6 @@ class DenseDataModule(SplitDataModule):
         splits = [split for split in dict.fromkeys([self.train_split, self.val_split, test]) if split]
         found = {split: self._labelled(self._samples(split), split) for split in splits if self._has(split)}
         return found or {self.train_split: self._labelled(self._samples(self.train_split), self.train_split)}
-
-    def teardown(self, stage: str | None = None) -> None:
-        """Say how many images were left out, if any."""
-        for name, dataset in self._datasets.items():
-            dataset = dataset.dataset if isinstance(dataset, Subset) else dataset
-            if skipped := dataset.skipped:
-                warnings.warn(f"{len(skipped)} corrupt images were left out of {name}: {skipped[0]}, ...", stacklevel=2)
 
     # -- loaders -----------------------------------------------------------------------------------------------------
 

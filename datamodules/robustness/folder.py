@@ -25,7 +25,7 @@ class CorruptedFolderDataModule(ResizedTestSets, ImageFolderDataModule):
     The images are those of `test_split`; without one, of `test/` where the tree has it, else of `val_split`. Each is
     resized and cropped as in any evaluation, then corrupted or shifted, then normalised. Its seed comes from
     `CLASS/FILE`, so that an image has the same pixels for every model, in every run and in every choice of images.
-    Nothing is stored: a corruption takes about as long as reading a stored image would.
+    Nothing is stored.
 
     Args:
         root: The folder that holds the splits.

@@ -44,14 +44,33 @@ class BatchPictures(Callback):
         show_picture(trainer, "train/batch", grid)
 
 
+def denormalised(
+    images: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None, channels: int = -3
+) -> Tensor:
+    """Undoes a normalisation.
+
+    Args:
+        images: Images of any shape, such as `(3, Y, X)` or `(B, 3, Y, X)`.
+        mean: Mean of each channel, for pixels in [0, 1]; None if the images are not normalised, as is `std`.
+        std: Standard deviation of each channel.
+        channels: The axis of the channels; that of clips `(B, 3, T, Y, X)` is 1.
+
+    Returns:
+        The same shape in [0, 1], float32 on the CPU.
+    """
+    images = images.detach().float().cpu()
+    if mean is not None and std is not None:
+        shape = [1] * images.ndim
+        shape[channels] = -1
+        images = images * torch.tensor(std).view(shape) + torch.tensor(mean).view(shape)
+    return images.clamp(0, 1)
+
+
 def picture_grid(
     images: torch.Tensor, mean: tuple[float, ...] | None, std: tuple[float, ...] | None, columns: int = 8
 ) -> torch.Tensor:
     """One picture of many: images `(B, 3, H, W)`, normalised by `mean` and `std`, to `(3, Y, X)` in [0, 1]."""
-    images = images.detach().float().cpu()
-    if mean is not None and std is not None:
-        images = images * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
-    return make_grid(images.clamp(0, 1), nrow=columns, padding=2)
+    return make_grid(denormalised(images, mean, std), nrow=columns, padding=2)
 
 
 @cache
@@ -96,10 +115,7 @@ def draw_objects(image: Tensor, objects: Mapping[str, Any], names: Sequence[str]
 
 def as_bytes(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
     """A normalised image `(3, Y, X)` as pixels: the same in uint8."""
-    image = image.detach().float().cpu()
-    if mean is not None and std is not None:
-        image = image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
-    return (255 * image.clamp(0, 1)).round().to(torch.uint8)
+    return (255 * denormalised(image, mean, std)).round().to(torch.uint8)
 
 
 def side_by_side(pairs: Sequence[tuple[Tensor, Tensor]], side: int = 480, gap: int = 6) -> Tensor:

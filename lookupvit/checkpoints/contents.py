@@ -27,12 +27,8 @@ TASK, HYPER, CLASS_NAMES = "task", "hyper_parameters", "class_names"
 PREPROCESSING, TRAINED_SIZES, SCORES, DATA = "preprocessing", "trained_sizes", "scores", "data_config"
 SEGMENTATION = "SegmentationTask"  # the last part of the task of a segmenter
 DETECTION = "DetectionTask"  # of a detector
-MEASURES = {
-    "top1": "top-1",
-    "miou": "mIoU",
-    "ap": "AP",
-    "true_captions": "true",
-}  # accuracies in 0..1: names without the stage, and how they are written
+# Accuracies in 0..1: names without the stage, and how they are written.
+MEASURES = {"top1": "top-1", "miou": "mIoU", "ap": "AP", "true_captions": "true"}
 # Entries of config.json for timm and transformers, which are no arguments of the model.
 _OF_OTHERS = ("architecture", "label_names", "model_args", "pretrained_cfg", "model_type")
 # Arguments of a model that are arguments of its task, too; the others are the task's `args`.

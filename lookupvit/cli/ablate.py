@@ -163,12 +163,11 @@ def _validations(folder: Path) -> list[dict[str, float]]:
 
     The keys are those of the log, `val/top1` or, of several compressed sizes, `val/top1@3x3` and so on.
     """
+    kept = re.compile(rf"train/loss|val/(loss|{'|'.join(MEASURES)})(@.*)?")
     found: dict[str, dict[int, float]] = {}
     for part in sorted(folder.glob("version_*"), key=lambda path: path.stat().st_mtime):
         for tag in scalar_tags(part):
-            if tag == "train/loss" or re.fullmatch(
-                r"val/(loss|top1)(@.*)?", tag
-            ):  # a later part goes over a step again
+            if kept.fullmatch(tag):  # a later part goes over a step again
                 found.setdefault(tag, {}).update(zip(*read_scalars(part, tag), strict=True))
     losses, rows, before = found.pop("train/loss", {}), [], -1
     for step in sorted({step for values in found.values() for step in values}):

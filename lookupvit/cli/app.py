@@ -17,6 +17,7 @@ from lookupvit.analysis.cascade.cascade import Cascade
 from lookupvit.analysis.cascade.file import check_belongs
 from lookupvit.analysis.explorer import Answer, Explorer, plot_budgets
 from lookupvit.bench.timing import interleave
+from lookupvit.callbacks.pictures import denormalised
 from lookupvit.checkpoints.fingerprint import fingerprint
 from lookupvit.checkpoints.pixels import pixels_of
 from lookupvit.cli.common.arguments import OneLineParser, as_count
@@ -60,8 +61,7 @@ class Exhibit:
     def tensors(self, file: str) -> tuple[Tensor, Tensor]:
         """A picture `(3, Y, X)` as the model gets it, normalised, and in [0, 1]."""
         image = self.transform(decode_rgb(file))
-        mean, std = (Tensor(values).view(3, 1, 1) for values in (self.pixels.mean, self.pixels.std))
-        return image, (image * std + mean).clamp(0, 1)
+        return image, denormalised(image, self.pixels.mean, self.pixels.std)
 
 
 def exhibits(checkpoints: list[str], cascade: str | None = None) -> list[Exhibit]:

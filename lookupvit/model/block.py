@@ -70,7 +70,6 @@ class LookupViTBlock(nn.Module):
             self.ls_infuse = layer_scale(dim, residual_init)
         self.ls_gather, self.ls1, self.ls2 = (layer_scale(dim, residual_init) for _ in range(3))  # ls1, ls2: as in timm
         self.drop_path = StochasticDepth(drop_path, mode="row")
-        self._plain_infuse = self.infuse and isinstance(self.ls_infuse, nn.Identity)
 
     def forward(
         self, compressed: Tensor, lookup: Tensor, update_lookup: bool = True, need_attention: bool = False
@@ -95,7 +94,8 @@ class LookupViTBlock(nn.Module):
         compressed = compressed + drop(self.ls2(self.mlp(compressed)))
         if self.update_lookup and update_lookup:
             # 3. infuse; unless the branch is dropped or scaled, `infuse` adds the residual itself, to save a pass
-            if self._plain_infuse and not (self.training and drop.p):
+            plain = self.infuse and isinstance(self.ls_infuse, nn.Identity) and not (self.training and drop.p)
+            if plain:
                 lookup = self.cross.infuse(compressed, attention, residual=lookup)
             elif self.infuse:
                 lookup = lookup + drop(self.ls_infuse(self.cross.infuse(compressed, attention, lookup=lookup)))

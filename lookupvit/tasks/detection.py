@@ -77,7 +77,7 @@ class DetectionTask(Task):
         max_detections: Detections of an image and class that count for the scores; COCO's is 100.
         init_from: Backbone's first weights: a checkpoint of any task, or what else a classifier's `init_from` takes.
         freeze: Number of layers that do not learn, from below; `"backbone"`: all but pyramid and heads.
-        pictures: Validation images shown in TensorBoard with their objects and detections; 0: none.
+        pictures: Validation images shown in the loggers with their objects and detections; 0: none.
         **options: Options of `Task`: optimiser, schedule, moving average, compilation.
 
     Raises:

@@ -72,7 +72,7 @@ class SegmentationTask(Task):
         eval_scales: Average over factors on the size of the image.
         init_from: Backbone's first weights: a classifier's or segmenter's checkpoint, or what a classifier's takes.
         freeze: Number of layers that do not learn, from below; `"backbone"`: all but the head (DINOv3's protocol).
-        pictures: Validation images shown in TensorBoard beside truth and prediction; 0: none.
+        pictures: Validation images shown in the loggers beside truth and prediction; 0: none.
         **options: Options of `Task`: optimiser, schedule, moving average, compilation.
 
     Raises:

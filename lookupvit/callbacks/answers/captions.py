@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
 
 from lookupvit.callbacks.answers.writer import TwoFilesWriter
+from lookupvit.callbacks.pictures import denormalised
 from lookupvit.callbacks.show import can_show, show_figure, show_table
 
 
@@ -115,10 +116,8 @@ def caption_figure(
     for axes in grid:
         axes.axis("off")
     for place, (image, text, captions) in enumerate(shown):
-        if mean is not None and std is not None:
-            image = image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
         picture, words = grid[2 * place], grid[2 * place + 1]
-        picture.imshow(image.clamp(0, 1).permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
+        picture.imshow(denormalised(image, mean, std).permute(1, 2, 0).numpy())  # (3, H, W) -> (H, W, 3)
         words.text(0, 1, _lines(text, 34, 4), va="top", fontsize=9, weight="bold", parse_math=False)
         told = "\n".join(_lines(caption, 42, 2) for caption in captions[:references])
         words.text(0, 0, told, va="bottom", fontsize=7.5, color="#555555", parse_math=False)

@@ -1,4 +1,4 @@
-"""Detections as files (`predict`), and beside what was to be found in TensorBoard (`fit`)."""
+"""Detections as files (`predict`), and beside what was to be found in the loggers (`fit`)."""
 
 import csv
 import json
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from faster_coco_eval.core import mask as rle
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from torchvision.io import encode_png
 from torchvision.transforms.v2.functional import resize
@@ -18,6 +17,7 @@ from torchvision.transforms.v2.functional import resize
 from datamodules.images.decode import decode_rgb
 from lookupvit.callbacks.answers.writer import TwoFilesWriter
 from lookupvit.callbacks.pictures import as_bytes, draw_objects, side_by_side
+from lookupvit.callbacks.show import can_show, show_picture
 from lookupvit.writing import whole
 
 _COLUMNS = ("file", "image_id", "height", "width", "objects", "best_class", "best_score", "overlay", "error")
@@ -50,7 +50,7 @@ class DetectionWriter(TwoFilesWriter):
         self._csv = csv.DictWriter(self.table, _COLUMNS)
         self._csv.writeheader()
         self.json.write("[")
-        self._first, self._ids, self._pictures = True, set(), set()
+        self._first, self._ids = True, set()
         data = trainer.datamodule
         self._classes = pl_module.class_names or getattr(data, "class_names", None)
         self._categories = pl_module.category_ids or getattr(data, "category_ids", None)
@@ -84,7 +84,7 @@ class DetectionWriter(TwoFilesWriter):
                 row["best_class"] = self._classes[label - 1] if self._classes else label
                 row["best_score"] = round(float(found["scores"][0]), 6)
             if self.overlays:
-                picture = self._picture(str(file))
+                picture = self.paths[0].parent / "overlays" / f"{self.unique_stem(file)}.png"
                 drawn = encode_png(draw_objects(decode_rgb(str(file)), shown, self._classes))
                 with whole(picture) as partial:
                     partial.write_bytes(drawn.numpy().tobytes())
@@ -105,16 +105,6 @@ class DetectionWriter(TwoFilesWriter):
             number += 1
         self._ids.add(number)
         return number
-
-    def _picture(self, file: str) -> Path:
-        """Where the picture of a file goes; files of one name in several folders get one each."""
-        folder = self.paths[0].parent / "overlays"
-        folder.mkdir(exist_ok=True)
-        stem, more = Path(file).stem, 1
-        while (name := stem if more == 1 else f"{stem}_{more}") in self._pictures:
-            more += 1
-        self._pictures.add(name)
-        return folder / f"{name}.png"
 
 
 def coco_results(found: dict[str, Tensor], image_id: int, category_ids: Sequence[int] | None) -> list[dict[str, Any]]:
@@ -141,7 +131,7 @@ def coco_results(found: dict[str, Tensor], image_id: int, category_ids: Sequence
 class DetectionPictures(Callback):
     """Shows the first validation images with their objects at the left and the detections at the right.
 
-    TensorBoard gets one picture, `val/detections`, per validation.
+    The loggers get one picture, `val/detections`, per validation.
 
     Args:
         count: Images.
@@ -180,9 +170,6 @@ class DetectionPictures(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the picture."""
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if self._shown and loggers:
-            picture = side_by_side(self._shown)
-            for logger in loggers:
-                logger.experiment.add_image("val/detections", picture, trainer.global_step)
+        if self._shown and can_show(trainer):
+            show_picture(trainer, "val/detections", side_by_side(self._shown) / 255)
         self._shown = []

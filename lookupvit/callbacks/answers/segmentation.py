@@ -1,21 +1,22 @@
-"""Segmentations as pictures: files (`predict`), and beside truth in TensorBoard (`fit`)."""
+"""Segmentations as pictures: files (`predict`), and beside truth in the loggers (`fit`)."""
 
 import csv
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from datamodules.dense.masks import palette_of as voc_palette
 from datamodules.images.decode import decode_rgb
 from lookupvit.callbacks.answers.writer import TwoFilesWriter
+from lookupvit.callbacks.pictures import denormalised
+from lookupvit.callbacks.show import can_show, show_picture
 from lookupvit.writing import whole
 
 _SHARE = 0.5  # of the classes' colours in an overlay
@@ -46,7 +47,6 @@ class SegmentationWriter(TwoFilesWriter):
         self._palette = palette_of(data, classes)
         self._csv = csv.writer(self.table)
         self._csv.writerow(["file", "mask", "overlay", "error", *self._classes])
-        self._used: set[str] = set()
 
     def write_on_batch_end(
         self,
@@ -64,7 +64,7 @@ class SegmentationWriter(TwoFilesWriter):
                 self.json.write(json.dumps({"file": file, "error": error}, ensure_ascii=False) + "\n")
                 self._csv.writerow([file, "", "", error, *[""] * len(self._classes)])
                 continue
-            name = self._name(file)
+            name = f"{self.unique_stem(file)}.png"
             paths = [self.paths[0].parent / kind / name for kind in ("masks", "overlays")]
             image = decode_rgb(file)
             mask = torch.nn.functional.interpolate(mask[None, None].float(), image.shape[1:])[0, 0].to(mask.dtype)
@@ -77,15 +77,6 @@ class SegmentationWriter(TwoFilesWriter):
             line = {"file": file, "mask": str(paths[0]), "overlay": str(paths[1]), "shares": named}
             self.json.write(json.dumps(line, ensure_ascii=False) + "\n")
             self._csv.writerow([file, *paths, "", *shares])
-
-    def _name(self, file: str) -> str:
-        stem, number = Path(file).stem, 1
-        name = stem
-        while name in self._used:
-            number += 1
-            name = f"{stem}_{number}"
-        self._used.add(name)
-        return f"{name}.png"
 
     def _indexed(self, mask: Tensor) -> Image.Image:
         """Classes `(Y, X)` as a picture of 8 bits with a palette; of 32 bits without one for more than 256 classes."""
@@ -134,29 +125,18 @@ class SegmentationPictures(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the picture."""
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not self._shown or not loggers:
+        if not self._shown or not can_show(trainer):
             return
         data = trainer.datamodule
         palette = palette_of(data, pl_module.model.num_classes)
         grid = triples(self._shown, palette, getattr(data, "mean", None), getattr(data, "std", None))
-        for logger in loggers:
-            logger.experiment.add_image("val/segmentation", grid, trainer.global_step)
+        show_picture(trainer, "val/segmentation", grid)
 
 
 def palette_of(data: Any, num_classes: int) -> Tensor:
-    """Colours `(C, 3)` uint8 of the data, or where it has none those of Pascal VOC."""
+    """Colours `(C, 3)` uint8 of the data, or where it has none those of Pascal VOC without its black."""
     colours = getattr(data, "palette", None)
-    if colours is not None:
-        return torch.tensor(colours, dtype=torch.uint8)
-    # VOC spreads the bits of a class's number over the high bits of red, green and blue in turn.
-    return torch.tensor(
-        [
-            [sum(((k >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
-            for k in range(num_classes)
-        ],
-        dtype=torch.uint8,
-    )
+    return torch.tensor(voc_palette(num_classes) if colours is None else colours, dtype=torch.uint8)
 
 
 def coloured(mask: Tensor, palette: Tensor) -> Tensor:
@@ -190,10 +170,8 @@ def triples(
     """
     pictures = []
     for image, truth, found in shown:
-        if mean is not None and std is not None:
-            image = image * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
         scale = longest / max(image.shape[1:])
-        for picture in (image.clamp(0, 1), coloured(truth, palette) / 255, coloured(found, palette) / 255):
+        for picture in (denormalised(image, mean, std), coloured(truth, palette) / 255, coloured(found, palette) / 255):
             pixels = [round(side * scale) for side in picture.shape[1:]]
             pictures.append(torch.nn.functional.interpolate(picture[None].float(), pixels)[0])
     most = [max(picture.shape[axis] for picture in pictures) for axis in (1, 2)]

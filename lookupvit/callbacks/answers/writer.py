@@ -50,6 +50,7 @@ class TwoFilesWriter(BasePredictionWriter):
         folder = Path(self.folder or trainer.log_dir or trainer.default_root_dir)
         self.paths = [folder / name for name in self.names]
         self.count, self.failed = 0, []
+        self._stems: set[str] = set()
         with self._told():
             folder.mkdir(parents=True, exist_ok=True)
             # newline="": the csv module ends its lines itself
@@ -62,6 +63,16 @@ class TwoFilesWriter(BasePredictionWriter):
         if error is not None:
             self.failed.append((str(file), error))
         return error
+
+    def unique_stem(self, file: str) -> str:
+        """A name for a file's picture: its own without the ending, and a number after it if that was given already."""
+        stem = name = Path(file).stem
+        number = 1
+        while name in self._stems:
+            number += 1
+            name = f"{stem}_{number}"
+        self._stems.add(name)
+        return name
 
     @abstractmethod
     def write(self, prediction: dict[str, Any]) -> None:

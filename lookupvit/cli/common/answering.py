@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from lookupvit.analysis.answers import Answer
-from lookupvit.checkpoints.pixels import Pixels
+from lookupvit.callbacks.pictures import denormalised
 from lookupvit.tasks import CaptioningTask, ClassificationTask
 
 
@@ -46,11 +46,8 @@ def answers_to(batch: tuple[Any, ...], task: LightningModule, data: Any) -> list
 
 def pictures_and_truths(batch: tuple[Any, ...], data: Any) -> tuple[list[Tensor], list[str]]:
     """The images `(3, Y, X)` or clips `(3, T, Y, X)` of a batch in [0, 1], and what is right of each."""
-    images, pixels = batch[0].float().cpu(), Pixels.of_data(data)
-    images = images[:, 0] if images.ndim == 6 else images  # (B, V, 3, T, Y, X) -> the first view of each video
-    if pixels is not None:
-        shape = (3,) + (1,) * (images.ndim - 2)
-        images = images * torch.tensor(pixels.std).view(shape) + torch.tensor(pixels.mean).view(shape)
+    images = batch[0][:, 0] if batch[0].ndim == 6 else batch[0]  # (B, V, 3, T, Y, X) -> the first view of each video
+    images = denormalised(images, getattr(data, "mean", None), getattr(data, "std", None), channels=1)
     captions = isinstance(batch[2:] and batch[2][0], list)
     truths = [texts[0] for texts in batch[2]] if captions else [_names(data)[k] for k in batch[1].tolist()]
     return list(images), truths

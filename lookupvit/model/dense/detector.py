@@ -15,7 +15,7 @@ from torchvision.models.detection.transform import resize_boxes
 
 from lookupvit.checks import check_choice, check_positive
 from lookupvit.grid import Size, to_2tuple
-from lookupvit.model.dense.features import DenseFeatures
+from lookupvit.model.dense.features import DenseFeatures, DenseModel
 from lookupvit.model.dense.pyramid import SimpleFeaturePyramid, pyramid_strides
 from lookupvit.model.dense.rcnn import OPTIONS, Padding, PyramidBackbone, build_fcos, build_rcnn
 from lookupvit.model.dense.segmenter import check_no_head, stride_of
@@ -24,11 +24,10 @@ from lookupvit.sizes import MODELS
 
 DETECTORS = tuple(OPTIONS)
 PADS = ("native", "batch")
-_FEATURES = "net.backbone.features."  # of the backbone's parameters
 _MASKS_AT_ONCE = 16  # that are pasted as floats of the image's size
 
 
-class Detector(nn.Module):
+class Detector(DenseModel):
     """Finds objects: boxes with classes and, with Mask R-CNN, a mask of each.
 
     Images of several sizes make a batch: each, normalised already, is padded with zeros at the bottom and on the right,
@@ -60,12 +59,7 @@ class Detector(nn.Module):
         ValueError: For options that do not exist or do not fit, in one line.
     """
 
-    # What its file says of it, see `HubMixin`.
-    class_names: list[str] | None = None
-    pixels: Any = None
-    trained_sizes: list[Size] | None = None
-    scores: dict[str, float] = {}
-    task_options: dict[str, Any] = {}
+    prefix = "net.backbone.features."
 
     def __init__(
         self,
@@ -246,55 +240,6 @@ class Detector(nn.Module):
         found = [(boxes, heads.box_roi_pool, heads.box_head, heads.box_predictor)]
         return found + [(masks, heads.mask_roi_pool, heads.mask_head, heads.mask_predictor)] * self.has_masks
 
-    # -- what the command line asks of every model ---------------------------------------------------------------------
-
-    @property
-    def backbone(self) -> nn.Module:
-        """The `LookupViT` or `ViT`."""
-        return self.features.backbone
-
-    @property
-    def img_size(self) -> tuple[int, int]:
-        """Native image size (height, width), a multiple of the coarsest stride."""
-        return to_2tuple(self.backbone.img_size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Pixels per cell of the backbone's map."""
-        return self.features.stride
-
-    @property
-    def compressed_size(self) -> Size | None:
-        """The backbone's compressed grid; None for a ViT."""
-        return self.backbone.compressed_size
-
-    @compressed_size.setter
-    def compressed_size(self, size: Size) -> None:
-        self.backbone.compressed_size = size
-
     def padded(self, img_size: Sequence[int]) -> tuple[int, int]:
         """The size (height, width) that an image of (height, width) pixels is padded to."""
         return self.net.transform.padded(img_size)
-
-    def set_path(self, path: str) -> None:
-        """Sets the path of every block of a LookupViT."""
-        self.backbone.set_path(path)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns gradient checkpointing of each block on or off."""
-        self.backbone.set_grad_checkpointing(enable)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that should not decay although they are matrices."""
-        return {f"{_FEATURES}{name}" for name in self.features.no_weight_decay()}
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers for layer-wise decay: embedding, blocks, and what reads the map."""
-        return self.features.num_layers
-
-    def layer_id(self, name: str) -> int:
-        """Layer of a parameter: those of the backbone, and the last for pyramid and heads."""
-        if name.startswith(_FEATURES):
-            return self.features.layer_id(name.removeprefix(_FEATURES))
-        return self.num_layers - 1

@@ -6,13 +6,13 @@ Letters: B batch, C image channels, (Y, X) pixels, (h, w) lookup grid, N = h w, 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lookupvit.checks import check_positive
-from lookupvit.grid import Size, covering_grid, resize_tokens, size_at_stride
+from lookupvit.grid import Size, covering_grid, resize_tokens, size_at_stride, to_2tuple
 from lookupvit.model.layers import PooledHead
 from lookupvit.model.lookupvit import LookupViT
 from lookupvit.model.vit import ViT
@@ -152,6 +152,71 @@ class DenseFeatures(nn.Module):
     def layer_id(self, name: str) -> int:
         """Layer of a parameter of the backbone: 0 the embedding, 1 to L the blocks, L + 1 the final norms."""
         return self.backbone.layer_id(name.removeprefix("backbone."))
+
+
+class DenseModel(nn.Module):
+    """A model that reads the maps of a `DenseFeatures`: what the command line asks of every model.
+
+    Attributes:
+        features: The `DenseFeatures`.
+        prefix: What the names of its parameters begin with.
+    """
+
+    features: DenseFeatures
+    prefix = "features."
+    # What its file says of it, see `HubMixin`.
+    class_names: list[str] | None = None
+    pixels: Any = None
+    trained_sizes: list[Size] | None = None
+    scores: dict[str, float] = {}
+    task_options: dict[str, Any] = {}
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The `LookupViT` or `ViT`."""
+        return self.features.backbone
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Native image size (height, width)."""
+        return to_2tuple(self.backbone.img_size)
+
+    @property
+    def patch_size(self) -> tuple[int, int]:
+        """Pixels per cell of the backbone's map."""
+        return self.features.stride
+
+    @property
+    def compressed_size(self) -> Size | None:
+        """Compressed grid at the native image size; None for a ViT."""
+        return self.backbone.compressed_size
+
+    @compressed_size.setter
+    def compressed_size(self, size: Size) -> None:
+        self.backbone.compressed_size = size
+
+    def set_path(self, path: str) -> None:
+        """Sets the path of every block of a LookupViT."""
+        self.backbone.set_path(path)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Turns gradient checkpointing of each block on or off."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that should not decay although they are matrices."""
+        return {f"{self.prefix}{name}" for name in self.features.no_weight_decay()}
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers for layer-wise decay: embedding, blocks, and what reads the map."""
+        return self.features.num_layers
+
+    def layer_id(self, name: str) -> int:
+        """Layer of a parameter: 0 the embedding, 1 to L the blocks, L + 1 the final norms and what reads the map."""
+        if name.startswith(self.prefix):
+            return self.features.layer_id(name.removeprefix(self.prefix))
+        return self.num_layers - 1
 
 
 def _check_lookup(backbone: LookupViT, reads_compressed: bool) -> None:

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from lookupvit.checks import check_choice, check_positive
-from lookupvit.grid import Size, to_2tuple
-from lookupvit.model.dense.features import DenseFeatures
+from lookupvit.grid import Size
+from lookupvit.model.dense.features import DenseFeatures, DenseModel
 from lookupvit.model.dense.heads import HEADS
 from lookupvit.model.zoo import create_model, model_arguments
 
 
-class Segmenter(nn.Module):
+class Segmenter(DenseModel):
     """Gives every pixel of an image of any size a score for each class.
 
     Args:
@@ -40,13 +40,6 @@ class Segmenter(nn.Module):
     Raises:
         ValueError: For sizes that do not fit and options that do not exist, in one line.
     """
-
-    # What its file says of it, see `HubMixin`.
-    class_names: list[str] | None = None
-    pixels: Any = None
-    trained_sizes: list[Size] | None = None
-    scores: dict[str, float] = {}
-    task_options: dict[str, Any] = {}
 
     def __init__(
         self,
@@ -123,21 +116,6 @@ class Segmenter(nn.Module):
     # -- what the command line asks of every model ---------------------------------------------------------------------
 
     @property
-    def backbone(self) -> nn.Module:
-        """The `LookupViT` or `ViT`."""
-        return self.features.backbone
-
-    @property
-    def img_size(self) -> tuple[int, int]:
-        """Native image size (Y, X)."""
-        return to_2tuple(self.backbone.img_size)
-
-    @property
-    def patch_size(self) -> tuple[int, int]:
-        """Pixels per cell of the map."""
-        return self.features.stride
-
-    @property
     def embed_dim(self) -> int:
         """D."""
         return self.features.embed_dim
@@ -147,36 +125,9 @@ class Segmenter(nn.Module):
         """Number of blocks of the backbone."""
         return self.backbone.depth
 
-    @property
-    def compressed_size(self) -> Size | None:
-        """Compressed grid at the native image size; None for a ViT."""
-        return self.backbone.compressed_size
-
-    @compressed_size.setter
-    def compressed_size(self, size: Size) -> None:
-        self.backbone.compressed_size = size
-
-    def set_path(self, path: str) -> None:
-        """Sets the path of every block of a LookupViT."""
-        self.backbone.set_path(path)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns gradient checkpointing of each block on or off."""
-        self.backbone.set_grad_checkpointing(enable)
-
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that should not decay although they are matrices."""
-        return {f"features.{name}" for name in self.features.no_weight_decay()} | {"head.queries"}
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers for layer-wise decay: embedding, blocks, and the head with the final norms."""
-        return self.features.num_layers
-
-    def layer_id(self, name: str) -> int:
-        """Layer of a parameter: 0 the embedding, 1 to L the blocks, L + 1 the final norms and the head."""
-        inner = name.removeprefix("features.")
-        return self.num_layers - 1 if inner == name else self.features.layer_id(inner)
+        return super().no_weight_decay() | {"head.queries"}
 
 
 def stride_of(compressed_size: Any) -> int | None:
